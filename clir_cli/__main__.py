@@ -1,0 +1,3 @@
+from clir_cli.cli import main
+
+main()

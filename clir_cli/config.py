@@ -1,0 +1,616 @@
+"""Overrides -> frozen plain configuration -> components. The only file that knows Hydra and OmegaConf."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from clir_cli import hub, schema
+from clir_cli.errors import ConfigError
+from clir_cli.files import read_json, write_json, write_text
+from clir_cli.schema import Problem
+
+GROUPS = ("dataset", "translator", "llm", "prompt", "retriever", "reranker", "evaluate", "launcher", "quirk", "experiment")
+NODES = ("dataset", "translator", "llm", "prompt", "retriever", "reranker", "retrieve", "rerank", "evaluate", "launcher")
+DERIVED = ("parts", "cascade", "names", "labels")  # what freezing adds
+COLUMNS = {  # stage settings that are columns of metrics.csv, so no part of a label
+    "retrieve": {"query", "doc", "depth", "query_fields"},
+    "rerank": {"query", "doc", "depth", "repeat"},
+}
+Plain: TypeAlias = dict[str, Any]
+View: TypeAlias = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    """How the first stage sees the texts, and how deep it ranks (CONTRACT.md section 2)."""
+
+    query: View = "original"
+    doc: View = "original"
+    query_translator: Any = None
+    doc_translator: Any = None
+    query_fields: tuple[str, ...] | None = None
+    doc_fields: tuple[str, ...] | None = None
+    depth: int = 1000
+    passages: None = None  # documents are ranked whole; passages come with the first-stages issue
+    pool: Literal["joint", "per_language"] = "joint"
+    merge: Literal["rrf", "score", "zscore", "round_robin"] = "rrf"  # how the parts of a pool become one ranking
+    tie_break: Literal["auto", "doc_id", "hash"] = "auto"  # auto: hash for a pool, else doc_id
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1, got {self.depth}")
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """How the second stage sees the texts, and how many candidates it orders."""
+
+    query: View = "original"
+    doc: View = "original"
+    query_translator: Any = None
+    doc_translator: Any = None
+    query_fields: tuple[str, ...] | None = None
+    doc_fields: tuple[str, ...] | None = None
+    depth: int = 100
+    tail: Literal["keep", "cut"] = "keep"
+    unit: Literal["document"] = "document"
+    repeat: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1, got {self.depth}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Which measures over which judgments and topics; null is what the dataset says."""
+
+    measures: tuple[str, ...] | None = None
+    judgments: tuple[str, ...] | None = None
+    topics: Literal["judged", "relevant"] = "judged"
+    by: None = None  # breakdowns come with the analysis issue
+
+
+@dataclass(frozen=True)
+class Config:
+    """A frozen configuration and the components built from it."""
+
+    plain: Plain
+    dataset: Any
+    translator: Any
+    retriever: Any
+    retrieve: Retrieve
+    reranker: Any
+    rerank: Rerank
+    evaluate: Evaluate
+    parts: tuple[Config, ...] = ()  # the first stages that a hybrid fuses
+    cascade: tuple[Config, ...] = ()  # the rerankers that a cascade runs one after another
+
+    @property
+    def labels(self) -> dict[str, str]:
+        labels: dict[str, str] = self.plain["labels"]
+        return labels
+
+    def for_doc_lang(self, lang: str) -> Config:
+        """The same with the documents of one language only: a part of a pool."""
+        return replace(self, dataset=replace(self.dataset, doc_lang=lang, pair=None))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a request: what was asked, and its frozen configuration."""
+
+    overrides: tuple[str, ...]
+    plain: Plain
+    dropped: tuple[str, ...] = ()  # overrides that the chosen component does not have (sweeps only)
+
+
+# Composition ----------------------------------------------------------------------------------------------------------
+
+
+def packaged() -> Path:
+    """The configs that come with clir."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def folders(config_dirs: Sequence[Path] = ()) -> list[Path]:
+    """Where yaml files are looked up, the first wins: --config-dir, ./configs, plug-ins, clir's own."""
+    for folder in config_dirs:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder} is not a folder")
+    here = [Path("configs").absolute()] if Path("configs").is_dir() else []
+    own = [p for p in schema.plugins().values() if p]
+    return list(dict.fromkeys([*(f.absolute() for f in config_dirs), *here, *own, packaged()]))
+
+
+@contextmanager
+def _hydra(search: Sequence[Path]) -> Iterator[Any]:
+    """Hydra, initialised with these folders; yields its config loader."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    _user_folders(search[:-1])
+    with initialize_config_dir(str(search[-1]), job_name="clir", version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def _user_folders(search: Sequence[Path]) -> None:
+    """Prepend folders to Hydra's search path, so that a user's yaml wins over clir's of the same name."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    global _plugin
+    if _plugin is None:
+
+        class UserConfigs(SearchPathPlugin):
+            folders: tuple[Path, ...] = ()
+
+            def manipulate_search_path(self, search_path: Any) -> None:
+                for folder in reversed(UserConfigs.folders):
+                    search_path.prepend(provider="user", path=f"file://{folder}")
+
+        Plugins.instance().register(UserConfigs)
+        _plugin = UserConfigs
+    _plugin.folders = tuple(search)
+
+
+_plugin: Any = None  # Hydra keeps its plug-ins for the life of the process
+
+
+def cells(overrides: Sequence[str], multirun: bool = False, zips: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[Cell]:
+    """The experiments that the overrides ask for, each composed, checked and frozen. ConfigError lists every problem."""
+    search = folders(config_dirs)
+    with _hydra(search) as loader:
+        composer = _Composer(loader, search)
+        axes = composer.axes(overrides, multirun, zips)
+        problems: list[Problem] = []
+        found = [composer.cell(tuple(itertools.chain(*choice)), multirun, problems) for choice in itertools.product(*axes)]
+        if problems:
+            raise invalid(problems)
+        return [cell for cell in found if cell is not None]
+
+
+def invalid(problems: Sequence[Problem]) -> ConfigError:
+    """One error with all problems, each once."""
+    lines = list(dict.fromkeys(str(p) for p in problems))
+    return ConfigError(lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems:", *(f"  {line}" for line in lines)]))
+
+
+class _Composer:
+    """Composes once per combination of group choices (45 ms) and sets values on it (1 ms a cell)."""
+
+    def __init__(self, loader: Any, search: Sequence[Path]) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self.loader, self.search = loader, search
+        self.parser = OverridesParser.create(config_loader=loader)
+        self.parsed: dict[str, Any] = {}
+        self.bases: dict[tuple[str, ...], tuple[Plain, dict[str, str]]] = {}
+
+    # Overrides
+
+    def axes(self, overrides: Sequence[str], multirun: bool, zips: Sequence[str]) -> list[list[tuple[str, ...]]]:
+        """Per axis the choices, each a tuple of overrides that are set together (several on a zipped axis)."""
+        problems: list[Problem] = []
+        single: dict[str, list[str]] = {}
+        for text in overrides:
+            if (parsed := self._parse(text, problems)) is None:
+                continue
+            key = parsed.get_key_element()
+            if key in single:
+                problems.append(Problem("", f"{text!r}: {key} is given twice"))
+            if parsed.is_sweep_override() and not multirun:
+                problems.append(Problem("", f"{text!r} asks for several experiments: add -m to sweep, or write a list as '{key}=[...]'"))
+            elif parsed.is_sweep_override():
+                single[key] = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+            else:
+                single[key] = [text]
+        for strings in single.values():
+            for text in strings:
+                if (parsed := self._parse(text, problems)) is not None:
+                    self._check_choice(parsed, problems)
+        zipped = [self._zip(names.split(","), single, problems) for names in zips]
+        if problems:
+            raise invalid(problems)
+        return [*([(text,) for text in strings] for strings in single.values()), *zipped]
+
+    def _parse(self, text: str, problems: list[Problem]) -> Any:
+        from hydra.errors import HydraException
+
+        if text not in self.parsed:
+            try:
+                (self.parsed[text],) = self.parser.parse_overrides([text])
+            except (HydraException, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                problems.append(Problem("", f"{text!r} is not an override like group=choice or node.key=value ({reason})\n    quote what holds blanks, =, (), {{}} or other than ASCII twice: 'key=\"value\"'"))
+                return None
+        return self.parsed[text]
+
+    @staticmethod
+    def _zip(names: list[str], single: dict[str, list[str]], problems: list[Problem]) -> list[tuple[str, ...]]:
+        absent = [n for n in names if n not in single]
+        lengths = {n: len(single[n]) for n in names if n in single}
+        if absent or len(set(lengths.values())) > 1:
+            problems.append(Problem("--zip " + ",".join(names), f"no override for {', '.join(absent)}" if absent else f"the axes have different lengths: {lengths}"))
+            return []
+        return list(zip(*(single.pop(n) for n in names), strict=True))
+
+    def _check_choice(self, parsed: Any, problems: list[Problem]) -> None:
+        key, value = parsed.key_or_group, parsed.value()
+        if key in GROUPS and not parsed.is_delete():
+            for name in value if isinstance(value, list) else [value]:
+                options = self.loader.get_group_options(key)
+                if value is not None and name not in options:
+                    problems.append(Problem("", f"{key} {str(name)!r} does not exist; {_nearest(str(name), options)}"))
+        elif key.split(".")[0] not in NODES and "/" not in key and "@" not in key:
+            problems.append(Problem("", f"{key!r} is neither a group nor a node; {_nearest(key.split('.')[0], sorted({*GROUPS, *NODES}))}"))
+
+    def _is_value(self, text: str) -> bool:
+        parsed = self.parsed[text]
+        return not (
+            parsed.is_add() or parsed.is_delete() or parsed.package or "@" in parsed.key_or_group or "/" in parsed.key_or_group
+            or isinstance(parsed.value(), dict) or parsed.key_or_group in GROUPS
+        )  # fmt: skip
+
+    # One cell
+
+    def base(self, groups: tuple[str, ...]) -> tuple[Plain, dict[str, str]]:
+        """The composition of group choices, unresolved, and the name chosen in every group."""
+        from hydra import compose
+        from hydra.errors import HydraException
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        if groups not in self.bases:
+            wanted = [f"~{g.split('=')[0]}" if g.endswith("=null") and "@" not in g else g for g in groups]
+            try:
+                composed = compose("config", overrides=wanted, return_hydra_config=True)
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
+                raise ConfigError(f"{' '.join(groups)}: {_reason(error)}") from error
+            names = {k: v for k, v in composed.hydra.runtime.choices.items() if k in GROUPS}
+            OmegaConf.set_struct(composed, False)
+            composed.pop("hydra")
+            plain = OmegaConf.to_container(composed, resolve=False)
+            assert isinstance(plain, dict)
+            self.bases[groups] = ({str(k): v for k, v in plain.items()}, {k: str(v or "none") for k, v in names.items()})
+        return self.bases[groups]
+
+    def compose(self, overrides: Sequence[str]) -> tuple[Plain, Plain, dict[str, str]]:
+        """The resolved configuration, the same without the value overrides, and the chosen names."""
+        values = [text for text in overrides if self._is_value(text)]
+        unset, names = self.base(tuple(text for text in overrides if text not in values))
+        plain = copy.deepcopy(unset)
+        for text in values:
+            _set(plain, self.parsed[text].key_or_group, self.parsed[text].value())
+        return _resolve(plain), _resolve(unset), names
+
+    def cell(self, overrides: tuple[str, ...], sweep: bool, problems: list[Problem]) -> Cell | None:
+        """One experiment; in a sweep, overrides that its component does not have are dropped and listed."""
+        kept, dropped = list(overrides), []
+        while True:
+            found: list[Problem] = []
+            try:
+                plain = self.freeze(tuple(kept))
+                unknown = set(plain) - {*NODES, *DERIVED}
+                found += [Problem(k, f"unknown; {_nearest(k, NODES)}") for k in sorted(unknown)]
+                construct(plain, found)
+            except ConfigError as error:
+                found.append(Problem("", str(error)))
+            droppable = [t for t in kept if sweep and self._is_value(t) and any(_names(p, self.parsed[t].key_or_group) for p in found)]
+            if not droppable:
+                problems += found
+                return None if found else Cell(overrides, plain, tuple(dropped))
+            dropped += droppable
+            kept = [t for t in kept if t not in droppable]
+
+    def freeze(self, overrides: tuple[str, ...]) -> Plain:
+        """The complete plain configuration of a cell: parts composed by name, paths absolute, labels and names added."""
+        plain, unset, names = self.compose(overrides)
+        keys = {self.parsed[t].key_or_group: t for t in overrides if self._is_value(t)}
+        for group in NODES:
+            _absolute(plain.get(group), unset.get(group), self._folder(group, names.get(group, "none")))
+        _pair(plain.get("dataset"))
+        plain["names"] = names
+        plain["labels"] = _labels(plain, unset, names, keys)
+        self._parts(plain, overrides)
+        for stage, side in itertools.product(("retrieve", "rerank"), ("query_translator", "doc_translator")):
+            if isinstance(name := plain[stage].get(side), str):
+                plain[stage][side] = self._named("translator", name, overrides)["translator"]
+        return plain
+
+    def _parts(self, plain: Plain, overrides: tuple[str, ...]) -> None:
+        """A hybrid's first stages and a cascade's rerankers, each composed by its name with all other overrides."""
+        for group, stage, into in (("retriever", "retrieve", "parts"), ("reranker", "rerank", "cascade")):
+            node = plain.get(group) or {}
+            if "parts" not in node:
+                continue
+            if not isinstance(node["parts"], list) or not node["parts"]:
+                raise ConfigError(f"{group}.parts must name at least one {group}, e.g. '{group}.parts=[a,b]'; got {node['parts']!r}")
+            plain[into] = {}
+            for name in node["parts"]:
+                part = self._named(group, str(name), overrides)
+                if "parts" in part[group]:
+                    raise ConfigError(f"{group}.parts: {name} is itself made of parts")
+                plain[into][str(name)] = {k: part[k] for k in (group, stage, "translator", "names", "labels")}
+
+    def _named(self, group: str, name: str, overrides: tuple[str, ...]) -> Plain:
+        """The configuration with another choice in one group and without the overrides of that group's node."""
+        options = self.loader.get_group_options(group)
+        if name not in options:
+            raise ConfigError(f"{group} {name!r} does not exist; {_nearest(name, options)}")
+        choice = f"{group}={name}"
+        self._parse(choice, [])
+        others = tuple(t for t in overrides if self.parsed[t].key_or_group.split(".")[0] != group)
+        plain, unset, names = self.compose((*others, choice))
+        _absolute(plain.get(group), unset.get(group), self._folder(group, name))
+        keys = {self.parsed[t].key_or_group: t for t in others if self._is_value(t)}
+        return {**plain, "names": names, "labels": _labels(plain, unset, names, keys)}
+
+    def _folder(self, group: str, name: str) -> Path | None:
+        """The folder of the user's yaml that a choice came from; None for clir's own."""
+        found = next((f / group for f in self.search if (f / group / f"{name}.yaml").exists()), None)
+        return None if found is None or found.parent == self.search[-1] else found
+
+
+def _names(problem: Problem, key: str) -> bool:
+    return problem.unknown and (problem.path == key or key.startswith(f"{problem.path}."))
+
+
+def _nearest(name: str, options: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, options, 3, 0.5)
+    return (f"did you mean {' or '.join(near)}? " if near else "") + f"There are: {', '.join(options) or 'none'}"
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _set(plain: Plain, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    node: Any = plain
+    for at, name in enumerate(path):
+        if isinstance(node.get(name), str) and "${" in node[name]:
+            raise ConfigError(f"{key}: {'.'.join(path[: at + 1])} is {node[name]}; set that instead")
+        if not isinstance(node.get(name), dict):
+            node[name] = {}
+        node = node[name]
+    node[last] = _value(value)
+
+
+def _value(value: Any) -> Any:
+    """Hydra's parsed values as plain ones: a quoted string is a string."""
+    if isinstance(value, list):
+        return [_value(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _value(v) for k, v in value.items()}
+    return value.text if hasattr(value, "text") and hasattr(value, "quote") else value
+
+
+def _resolve(plain: Plain) -> Plain:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_reason(error)) from error
+    assert isinstance(resolved, dict)
+    return {str(k): v for k, v in resolved.items()}
+
+
+def _absolute(node: Any, unset: Any, folder: Path | None) -> None:
+    """Paths that a user's yaml gives are relative to that yaml; those of the command line to the current directory."""
+    if folder is None or not isinstance(node, dict) or schema.TARGET not in node:
+        return
+    try:
+        cls = schema.find(node[schema.TARGET])
+    except ConfigError:
+        return
+    for name, value in node.items():
+        if schema.role(cls, name) in {"content", "model"} and isinstance(unset, dict) and value == unset.get(name):
+            node[name] = _beside(value, folder, schema.role(cls, name) == "model")
+
+
+def _beside(value: Any, folder: Path, is_model: bool) -> Any:
+    if isinstance(value, dict):
+        return {k: _beside(v, folder, is_model) for k, v in value.items()}
+    if not isinstance(value, str) or value == "???" or re.match(r"^(/|~|clir:|package:)", value) or (is_model and not value.startswith(".")):
+        return value
+    return str(folder / value)
+
+
+def _pair(dataset: Any) -> None:
+    """`pair=en-de` is query_lang=en and doc_lang=de."""
+    if not isinstance(dataset, dict) or not dataset.get("pair"):
+        return
+    query, dash, doc = str(dataset["pair"]).partition("-")
+    if not (query and dash and doc):
+        raise ConfigError(f"dataset.pair: expected QUERY-DOCUMENT such as en-de (or en-fa+ru+zh for a pool), got {dataset['pair']!r}")
+    dataset["query_lang"] = query
+    dataset["doc_lang"] = doc.split("+") if "+" in doc else doc
+
+
+def _labels(plain: Plain, unset: Plain, names: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """`bm25_dt[k1=1.2]`: the yaml's name, or `.label=`, plus every override that changes the result."""
+    labels = {}
+    for group, stage in (("dataset", ""), ("retriever", "retrieve"), ("reranker", "rerank"), ("llm", "")):
+        node = plain.get(group)
+        name = names.get(group, "none")
+        own = node.pop("label", None) if isinstance(node, dict) else None
+        given = [] if own or group == "dataset" else _changes(group, stage, plain, unset, values)
+        if names.get("translator") != DEFAULT_TRANSLATOR and stage and _translates(plain[stage]) and not own and name != "none":
+            given.append(f"translator={names['translator']}")
+        labels[group] = str(own or name) + (f"[{','.join(given)}]" if given else "")
+    return labels
+
+
+DEFAULT_TRANSLATOR = "provided"
+
+
+def _translates(stage: Mapping[str, Any]) -> bool:
+    return any(stage.get(side) != "original" for side in ("query", "doc"))
+
+
+def _changes(group: str, stage: str, plain: Plain, unset: Plain, values: Mapping[str, str]) -> list[str]:
+    found = []
+    for key in sorted(values):
+        node, _, name = key.partition(".")
+        if node == group and name != "label" and _changes_result(plain.get(group), name):
+            found.append(f"{name}={_brief(_get(plain, key))}")
+        elif stage and node == stage and name not in COLUMNS[stage] and _get(plain, key) != _get(unset, key):
+            found.append(f"{name}={_brief(_get(plain, key))}")
+        elif stage and node == "translator" and _translates(plain[stage]) and _changes_result(plain.get("translator"), name):
+            found.append(f"translator.{name}={_brief(_get(plain, key))}")
+    return found
+
+
+def _changes_result(node: Any, name: str) -> bool:
+    try:
+        return not isinstance(node, dict) or schema.role(schema.find(node[schema.TARGET]), name.split(".")[0]) != "neutral"
+    except (ConfigError, KeyError):
+        return True
+
+
+def _get(plain: Plain, key: str) -> Any:
+    node: Any = plain
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(_brief(v) for v in value)
+    return str(value).rstrip("/").rsplit("/", 1)[-1]
+
+
+# Components -----------------------------------------------------------------------------------------------------------
+
+
+def construct(plain: Plain, problems: list[Problem]) -> Config | None:
+    """The components of a frozen configuration; None and Problems where something does not fit."""
+    known = len(problems)
+    for name in ("llm", "prompt"):  # also where no reranker uses them: a misspelt key is a misspelt key
+        schema.build(plain.get(name), name, problems)
+    nested = {f"reranker.{p.path}" for p in problems[known:]}
+    built = {name: schema.build(plain.get(name), name, problems) for name in ("dataset", "translator", "retriever", "reranker")}
+    stages = {name: schema.construct(cls, schema.build(plain.get(name) or {}, name, problems), name, problems) for name, cls in (("retrieve", Retrieve), ("rerank", Rerank), ("evaluate", Evaluate))}
+    problems[known:] = [p for p in problems[known:] if p.path not in nested]
+    for name in ("dataset", "retriever", "reranker"):
+        if not isinstance(plain.get(name), dict) or schema.TARGET not in plain[name]:
+            problems.append(Problem(name, f"choose one: {name}=..."))
+    parts = tuple(_part(plain, name, part, "parts", problems) for name, part in (plain.get("parts") or {}).items())
+    cascade = tuple(_part(plain, name, part, "cascade", problems) for name, part in (plain.get("cascade") or {}).items())
+    if len(problems) > known:
+        return None
+    return Config(plain=plain, **built, **stages, parts=tuple(p for p in parts if p), cascade=tuple(p for p in cascade if p))
+
+
+def _part(plain: Plain, name: str, part: Plain, kind: str, problems: list[Problem]) -> Config | None:
+    alone = {k: v for k, v in plain.items() if k not in {"parts", "cascade"}} | part
+    found: list[Problem] = []
+    config = construct(alone, found)
+    problems += [p._replace(path=f"{kind}.{name}.{p.path}") for p in found if p.path.split(".")[0] in part]
+    return config
+
+
+def built(plain: Plain) -> Config:
+    """The components of a frozen configuration that was checked before. ConfigError lists every problem."""
+    problems: list[Problem] = []
+    config = construct(plain, problems)
+    if problems or config is None:
+        raise invalid(problems)
+    return config
+
+
+# Frozen files and model revisions -------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> Plain:
+    """A frozen configuration as `dump` wrote it."""
+    import yaml
+
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist")
+    try:
+        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not yaml: {_reason(error)}") from error
+    if not isinstance(plain, dict) or "labels" not in plain:
+        raise ConfigError(f"{path} is not a resolved configuration: give the config.yaml of an experiment folder")
+    return plain
+
+
+def dump(plain: Mapping[str, Any], path: Path) -> None:
+    import yaml
+
+    write_text(path, lambda out: yaml.safe_dump(dict(plain), out, sort_keys=False, allow_unicode=True, width=120))
+
+
+def pin_revisions(plain: Plain, lock: Path) -> None:
+    """Set every open model revision to the commit that this store, or this machine's model cache, already has."""
+    known = read_json(lock) if lock.exists() else {}
+    for node in _models(plain):
+        if node.get("revision") is None and hub.local_folder(node["model"]) is None:
+            node["revision"] = known.get(node["model"]) or hub.cached_revision(node["model"])
+
+
+def resolve_revisions(plain: Plain, names: Sequence[str], lock: Path) -> None:
+    """Ask the hub for the commits of the named models, note them in `lock`, and pin them. Raises MissingModel for all that fail."""
+    from filelock import SoftFileLease
+
+    from clir_cli.errors import MissingModel
+
+    found, failed = {}, []
+    for name in names:
+        try:
+            found[name] = hub.resolve(name)
+        except MissingModel as error:
+            failed.append(str(error))
+    if failed:
+        raise MissingModel("\n".join(failed))
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with SoftFileLease(lock.with_suffix(".lease"), lease_duration=30):
+        known = read_json(lock) if lock.exists() else {}
+        write_json(lock, {**found, **known})
+    pin_revisions(plain, lock)
+
+
+def _models(node: Any) -> Iterator[Plain]:
+    """Every component node that names a hub model and a revision."""
+    if isinstance(node, dict):
+        if schema.TARGET in node and isinstance(node.get("model"), str) and node["model"] != "???" and "{" not in node["model"]:
+            cls = schema.find(node[schema.TARGET])
+            if schema.role(cls, "model") == "model":
+                yield node
+        for value in node.values():
+            yield from _models(value)
+
+
+# Listing --------------------------------------------------------------------------------------------------------------
+
+
+def choices(group: str, config_dirs: Sequence[Path] = ()) -> dict[str, Path]:
+    """name -> yaml file of a group, clir's and the user's."""
+    found: dict[str, Path] = {}
+    for folder in reversed(folders(config_dirs)):
+        found |= {p.stem: p for p in sorted((folder / group).glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def description(path: Path) -> tuple[str, str]:
+    """The command and the description in a yaml's first comment lines."""
+    lines = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    lines = [line for line in lines if not line.startswith("@package")]
+    return (lines[0] if lines else "", lines[1] if len(lines) > 1 else "")

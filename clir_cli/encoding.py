@@ -1,0 +1,324 @@
+"""Encoders and cross-encoders: loading them, and running texts through them in token-budget batches."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from clir_cli import hub, progress
+from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
+
+if TYPE_CHECKING:
+    import torch
+
+DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Pooling: TypeAlias = Literal["model", "mean", "cls", "last"]
+Input: TypeAlias = str | tuple[str, str]  # a text, or a query and a document that are read together
+
+CHUNK_TEXTS = 2048  # texts tokenised at once
+CHUNK_CHARACTERS = 1 << 22  # texts x the longest: some 100 MB of token ids at most, also for 8,192-token models
+CPU_TOKENS = 1536  # padded tokens per batch; on 2 cores 1024 to 2048 are fastest (scripts/bench_dense.py)
+GPU_TOKENS = 32_768  # fills a large GPU with a base model; halved when it does not fit
+
+
+class Batch(NamedTuple):
+    """What a model said of some of the inputs."""
+
+    at: list[int]  # which inputs
+    values: torch.Tensor  # (inputs, width) float32 on the CPU
+    tokens: list[int]  # of each input, special tokens and prefix included
+    cut: list[bool]  # whether the input was longer than the model reads
+
+
+def batches(
+    model: Any, inputs: Sequence[Input], output: str, budget: int | None, limit: int | None, **preprocess: Any
+) -> Iterator[Batch]:
+    """The model's `output` for every input, in batches of at most `budget` padded tokens (None: by the device).
+
+    Inputs are sorted by characters, tokenised in chunks (the next one while this one is computed) and sorted by tokens,
+    so that little is padding and memory stays flat. The same inputs and budget make the same batches. A batch that does
+    not fit into a GPU's memory is halved. `limit` is the number of tokens the model reads; an input at the limit counts
+    as cut where the tokenizer (a slow one) does not say.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    def tokenised(chunk: list[int]) -> Any:
+        return model.preprocess([inputs[i] for i in chunk], **preprocess)
+
+    budget = budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
+    chunks = _chunks(inputs)
+    with ThreadPoolExecutor(1) as tokenizer:
+        upcoming = tokenizer.submit(tokenised, chunks[0]) if chunks else None
+        for number, chunk in enumerate(chunks, 1):
+            assert upcoming is not None
+            features = upcoming.result()
+            upcoming = tokenizer.submit(tokenised, chunks[number]) if number < len(chunks) else None
+            tokens, cut = _lengths(features, limit)
+            for rows, values in _forward(
+                model, features, tokens, output=output, budget=budget, task=preprocess.get("task")
+            ):
+                yield Batch([chunk[r] for r in rows], values, [tokens[r] for r in rows], [cut[r] for r in rows])
+
+
+def _chunks(inputs: Sequence[Input]) -> list[list[int]]:
+    sizes = [len(text) if isinstance(text, str) else sum(map(len, text)) for text in inputs]
+    order = sorted(range(len(inputs)), key=sizes.__getitem__, reverse=True)
+    chunks, start = [], 0
+    while start < len(order):
+        count = max(1, min(CHUNK_TEXTS, CHUNK_CHARACTERS // max(1, sizes[order[start]])))
+        chunks.append(order[start : start + count])
+        start += count
+    return chunks
+
+
+def _lengths(features: Any, limit: int | None) -> tuple[list[int], list[bool]]:
+    if "offsets" in features:  # a static model: all texts in one row, read whole
+        ends = [*features["offsets"].tolist()[1:], len(features["input_ids"])]
+        tokens = [end - start for start, end in zip(features["offsets"].tolist(), ends, strict=True)]
+        return tokens, [False] * len(tokens)
+    tokens = features["attention_mask"].sum(1).tolist()
+    encodings = getattr(features, "encodings", None)
+    if encodings:
+        return tokens, [bool(encoding.overflowing) for encoding in encodings]
+    return tokens, [limit is not None and count >= limit for count in tokens]
+
+
+def _forward(
+    model: Any, features: Any, tokens: list[int], *, output: str, budget: int, task: str | None
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    import torch
+
+    options = {} if task is None else {"task": task}
+    rows = {name: value for name, value in features.items() if torch.is_tensor(value) and value.ndim > 1}
+    rest = {name: value for name, value in features.items() if name not in rows}
+    if not rows:
+        with torch.no_grad():
+            moved = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in rest.items()}
+            yield list(range(len(tokens))), model(moved, **options)[output].float().cpu()
+        return
+    left = getattr(model.tokenizer, "padding_side", "right") == "left"
+    order = sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True)
+    start = 0
+    while start < len(order):
+        longest = max(1, tokens[order[start]])
+        at = order[start : start + max(1, budget // longest)]
+        batch = {name: v[at, -longest:] if left else v[at, :longest] for name, v in rows.items()}
+        try:
+            with torch.no_grad():  # not inference_mode: torch.compile with frozen weights does not take it
+                moved = {name: value.to(model.device) for name, value in batch.items()}
+                values = model({**rest, **moved}, **options)[output].float().cpu()
+        except torch.OutOfMemoryError as error:
+            if len(at) == 1:
+                raise RunError(
+                    f"one text of {longest} tokens does not fit into the memory of {model.device}"
+                ) from error
+            budget = len(at) // 2 * longest
+            progress.say(
+                f"{model.device} is out of memory with {len(at)} x {longest} tokens: {budget} tokens a batch from here"
+            )
+            continue  # outside the except clause the failed batch is freed
+        yield at, values
+        start += len(at)
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
+
+
+def check_source(model: str, revision: str | None, trust_remote_code: bool) -> None:
+    """Raise ValueError for a revision that means nothing or remote code that is not pinned."""
+    local = model.startswith(hub.PACKAGE) or Path(model).expanduser().is_dir()
+    if local and revision is not None:
+        raise ValueError(
+            f"revision {revision!r} is for hub models; {model} is a local folder, known by its bytes: revision=null"
+        )
+    if trust_remote_code and not local and not re.fullmatch("[0-9a-f]{40}", revision or ""):
+        raise ValueError(
+            f"trust_remote_code runs the code of {model}: pin the commit you have read as revision (40 hex digits)"
+        )
+
+
+def check_languages(node: str, model: str, reads: tuple[str, ...] | None, langs: Sequence[str]) -> None:
+    """Raise LanguageError for the first language that a model with `reads` (None: many) does not read."""
+    for lang in langs:
+        if reads is not None and lang not in reads:
+            raise LanguageError(
+                f"{node}.model {model} reads {', '.join(reads)}, not {lang!r}\n"
+                f"  translate the text into {reads[0]} (retrieve.query, retrieve.doc, rerank.query, rerank.doc), choose a multilingual model, "
+                f"or say {node}.languages=null to use it all the same"
+            )
+
+
+def device(name: str) -> str:
+    """The device that `auto` means here: the GPU if there is one, else the CPU; any other name is torch's."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def limit(model: Any, asked: int | None, field: str, own: int | None = None) -> int | None:
+    """The tokens that a loaded model reads of a text: `asked`, else its `own` for this task, else its general limit.
+
+    None: all (a static model, which cannot be told otherwise). Raises ConfigError naming `field` where the model has no
+    positions for that many.
+    """
+    from torch import nn
+
+    tables = [p for n, p in model.named_modules() if n.endswith("position_embeddings") and isinstance(p, nn.Embedding)]
+    # RoBERTa's positions start behind its padding index
+    most = min(
+        (t.num_embeddings - (0 if t.padding_idx is None else t.padding_idx + 1) for t in tables), default=1 << 30
+    )
+    if asked is None:
+        asked = min(own or model.max_seq_length or most, most)
+        return None if asked >= 1 << 30 else int(asked)
+    if model.max_seq_length == float("inf"):
+        raise ConfigError(
+            f"{field}={asked}: a static model ({type(model[0]).__name__}) reads whole texts; leave it null"
+        )
+    if asked > most:
+        raise ConfigError(f"{field}={asked}: the model has positions for {most} tokens")
+    return asked
+
+
+@lru_cache(maxsize=1)  # one model in memory: a sweep over language pairs loads it once
+def encoder(folder: Path, *, pooling: Pooling, dtype: DType, compiled: bool, on: str, trust_remote_code: bool) -> Any:
+    """A sentence-transformers model in evaluation mode on device `on`.
+
+    `pooling="model"` takes the folder's modules; a plain transformers folder has none and is refused. Raises ConfigError
+    or MissingModel naming the folder.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    own = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    modes = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+    if (folder / "modules.json").exists():
+        _check_kind(folder)
+        with _loading(folder):
+            model = SentenceTransformer(str(folder), device=on, model_kwargs={"dtype": getattr(torch, dtype)}, **own)
+        pools = [part for part in model if isinstance(part, modules.Pooling)]
+        if pooling != "model" and not pools:
+            raise ConfigError(f"{folder} pools no tokens ({type(model[0]).__name__}): retriever.pooling must be model")
+        for pool in pools if pooling != "model" else []:
+            pool.pooling_mode = modes[pooling]
+    elif pooling == "model":
+        raise ConfigError(
+            f"{folder} is a plain transformers model: nothing in it says how token vectors become a text's vector\n"
+            "  say it with retriever.pooling=mean, cls or last, as the model was trained"
+        )
+    else:
+        with _loading(folder):
+            body = modules.Transformer(
+                str(folder),
+                model_kwargs={"dtype": getattr(torch, dtype), **own},
+                processor_kwargs=dict(own),
+                config_kwargs=dict(own),
+                modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+                module_output_name="token_embeddings",  # given, so that a chat template never wraps the texts
+            )
+            model = SentenceTransformer(
+                modules=[body, modules.Pooling(body.get_embedding_dimension(), modes[pooling])], device=on
+            )
+    _check_last_token(model, folder, pooling)
+    model.to(getattr(torch, dtype)).eval()
+    if compiled:
+        _compile(model)
+    return model
+
+
+@lru_cache(maxsize=1)
+def cross_encoder(folder: Path, *, dtype: DType, on: str, trust_remote_code: bool) -> Any:
+    """A sentence-transformers CrossEncoder with one score per pair, in evaluation mode on device `on`.
+
+    Raises ConfigError for a folder without a trained scoring head (one would be made up at random) or with several labels.
+    """
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    config = _read_json(folder / "config.json")
+    named = config.get("architectures") or ["no architecture"]
+    if not named[0].endswith("ForSequenceClassification"):
+        raise ConfigError(
+            f"{folder} is no cross-encoder: its config.json names {named[0]}, not a ...ForSequenceClassification"
+        )
+    own = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    with _loading(folder):
+        model = CrossEncoder(str(folder), device=on, model_kwargs={"dtype": getattr(torch, dtype)}, **own)
+    if model.num_labels != 1:
+        raise ConfigError(
+            f"{folder} gives {model.num_labels} labels per pair: a reranker needs a model with one (num_labels=1)"
+        )
+    return model.eval()
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[None]:
+    """Without the libraries' own progress bars; a folder that does not load is an error of ours."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise MissingModel(
+            f"the model in {folder} does not load: {error}\n  the folder holds {found}; copy or download all its files again"
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise MissingModel(f"{path} cannot be read ({error}); is {path.parent} a model's folder?") from error
+
+
+def _check_kind(folder: Path) -> None:
+    path = folder / "config_sentence_transformers.json"
+    kind = _read_json(path).get("model_type", "SentenceTransformer") if path.exists() else "SentenceTransformer"
+    if kind != "SentenceTransformer":
+        raise ConfigError(f"{folder} is a {kind}, not an encoder with one vector per text")
+
+
+def _check_last_token(model: Any, folder: Path, pooling: Pooling) -> None:
+    """Last-token pooling reads the closing token: transformers >= 5 adds none unless the tokenizer's file says so."""
+    if not any(getattr(part, "pooling_mode", None) == "lasttoken" for part in model):
+        return
+    tokenizer = model.tokenizer
+    ids = tokenizer("a")["input_ids"]
+    if ids[-1] in tokenizer.all_special_ids:
+        return
+    if pooling == "model" or tokenizer.eos_token is None:
+        raise ConfigError(
+            f"{folder} pools the last token, and its tokenizer closes a text with no special token: the vector would be that of the last word\n"
+            "  retriever.pooling=last adds the tokenizer's closing token (eos), where it has one"
+        )
+    tokenizer.add_bos_token = ids[0] == tokenizer.bos_token_id
+    tokenizer.add_eos_token = True
+
+
+def _compile(model: Any) -> None:
+    import shutil
+
+    import torch
+    import torch._inductor.config as inductor
+
+    if not hasattr(model[0], "model"):
+        raise ConfigError(f"retriever.compile: {type(model[0]).__name__} is no transformer; set it to false")
+    if not shutil.which("c++") and not shutil.which("g++") and not shutil.which("clang++"):
+        raise ConfigError(
+            "retriever.compile needs a C++ compiler (g++), and there is none on the PATH; set it to false"
+        )
+    inductor.freezing = True  # weights become constants: most of the gain on a CPU
+    model[0].model = torch.compile(model[0].model, dynamic=True)

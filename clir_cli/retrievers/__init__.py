@@ -1,0 +1,1 @@
+"""Retrievers: each ranks a collection for queries (types.Retriever), one method per file."""

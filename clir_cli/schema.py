@@ -1,0 +1,149 @@
+"""From a plain dict to frozen components: the dataclass is the schema, and every problem is reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+from clir_cli.errors import ConfigError
+
+TARGET = "_target_"
+PLUGINS = "clir"  # the entry point group under which an installed package offers components and a configs folder
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a configuration: where, what, and whether the key is unknown to the component."""
+
+    path: str
+    message: str
+    unknown: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+def build(node: Any, path: str, problems: list[Problem]) -> Any:
+    """The node with every `_target_` dict, innermost first, made a component; what failed becomes None and a Problem."""
+    if isinstance(node, Mapping):
+        parts = {str(k): build(v, f"{path}.{k}" if path else str(k), problems) for k, v in node.items()}
+        return _component(parts, path, problems) if TARGET in node else parts
+    if isinstance(node, list | tuple):
+        return tuple(build(v, f"{path}.{i}", problems) for i, v in enumerate(node))
+    return node
+
+
+def _component(parts: dict[str, Any], path: str, problems: list[Problem]) -> Any:
+    target = parts.pop(TARGET)
+    try:
+        cls = find(target)
+    except ConfigError as error:
+        problems.append(Problem(path, str(error)))
+        return None
+    return construct(cls, parts, path, problems)
+
+
+def construct(cls: type[Any], values: Mapping[str, Any], path: str, problems: list[Problem]) -> Any:
+    """`cls(**values)` after a strict check of types; None and Problems if it does not fit."""
+    from pydantic import ValidationError
+
+    failed = {p.path for p in problems}
+    checked = {k: v for k, v in values.items() if v != "???"}
+    absent = [k for k, v in values.items() if v == "???"]
+    problems += [Problem(f"{path}.{k}", _mandatory(cls, k)) for k in absent]
+    try:
+        valid = _schema(cls).validate_python(checked)
+    except ValidationError as error:
+        found = list(_problems(cls, path, error, absent))
+        problems += [p for p in found if not any(f == p.path or f.startswith(f"{p.path}.") for f in failed)]
+        return None
+    if absent:
+        return None
+    try:
+        return cls(**{k: _frozen(v) for k, v in valid.items()})
+    except (ValueError, TypeError, ConfigError) as error:
+        problems.append(Problem(path, str(error)))
+    return None
+
+
+def _problems(cls: type[Any], path: str, error: Any, absent: list[str]) -> Iterator[Problem]:
+    names = [f.name for f in dataclasses.fields(cls)]
+    seen = set()
+    for e in error.errors(include_url=False):
+        loc = [str(p) for p in e["loc"]]
+        where = ".".join([path, loc[0]] if path and loc else [path or ".".join(loc)])
+        if e["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(loc[0], names, 3, 0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else ""
+            yield Problem(where, f"{cls.__name__} has no such option; {hint} It has: {', '.join(names) or 'none'}".replace(";  It", ";  it").replace(";  ", "; "), True)
+        elif e["type"] == "missing":
+            if loc[0] not in absent:
+                yield Problem(where, _mandatory(cls, loc[0]))
+        elif (where, e["msg"]) not in seen:
+            seen.add((where, e["msg"]))
+            yield Problem(where, f"{e['msg'][0].lower()}{e['msg'][1:]}, got {_short(e['input'])}")
+
+
+def _mandatory(cls: type[Any], name: str) -> str:
+    return f"{cls.__name__} needs a value for {name!r}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+@cache
+def _schema(cls: type[Any]) -> Any:
+    from pydantic import ConfigDict, Strict, TypeAdapter
+    from typing_extensions import NotRequired, TypedDict
+
+    lax = {Path: Annotated[Path, Strict(False)], Path | None: Annotated[Path | None, Strict(False)]}
+    hints = {n: lax.get(h, h) for n, h in get_type_hints(cls, include_extras=True).items()}
+    needed = {f.name: f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING for f in dataclasses.fields(cls) if f.init}
+    spec = TypedDict(cls.__name__, {n: hints[n] if must else NotRequired[hints[n]] for n, must in needed.items()})  # type: ignore[misc]
+    spec.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    return TypeAdapter(spec)
+
+
+@cache
+def plugins() -> dict[str, Path | None]:
+    """Installed packages that offer components under the entry point group `clir`, and their configs folder."""
+    found: dict[str, Path | None] = {}
+    for entry in importlib.metadata.entry_points(group=PLUGINS):
+        package = entry.value.split(":")[0].split(".")[0]
+        spec = importlib.util.find_spec(package)
+        root = Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+        found[package] = root / "configs" if root and (root / "configs").is_dir() else None
+    return found
+
+
+@cache
+def find(target: str) -> type[Any]:
+    """The dataclass that `_target_` names, in this package or an installed plug-in, and nothing else."""
+    module, _, name = str(target).rpartition(".")
+    package = module.split(".")[0]
+    if package != "clir_cli" and package not in plugins():
+        raise ConfigError(f"_target_ {target!r} is not a component of clir or of an installed plug-in (entry point group {PLUGINS!r})")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"_target_ {target!r} does not exist ({error})") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(f"_target_ {target!r} is not a dataclass")
+    return found
+
+
+def role(cls: type[Any], name: str) -> str | None:
+    """What a field means for identity; None if the class has no such field."""
+    return next((str(f.metadata.get("role", "indexed")) for f in dataclasses.fields(cls) if f.name == name), None)

@@ -1,0 +1,640 @@
+"""The story of an experiment: read, translate, index, retrieve, fuse, rerank. One function each; building runs nothing."""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from clir_cli import views
+from clir_cli.config import Config
+from clir_cli.docstore import Docstore, hashed
+from clir_cli.docstore import write as write_docs
+from clir_cli.errors import ClirError, ConfigError, DataError, LanguageError, RunError
+from clir_cli.files import read_json, write_json
+from clir_cli.progress import say, track
+from clir_cli.rerankers.cascade import Cascade
+from clir_cli.rerankers.none import Keep
+from clir_cli.rerankers.oracle import JudgedReranker
+from clir_cli.retrievers.hybrid import Hybrid
+from clir_cli.retrievers.run_file import RunFile
+from clir_cli.steps import Counts, Needs, Ranking, Shards, Step, digest, identity
+from clir_cli.store import At, Store
+from clir_cli.translators.provided import Provided
+from clir_cli.types import Candidates, Doc, Journal, LanguageAware, Query, ShardedRetriever
+from clir_cli.views import DocView, Fields, QueryView, read_queries, write_queries
+
+TRANSLATE_DOCS = 2_000  # documents in a shard of translation
+RERANK_QUERIES = 64  # queries in a shard of reranking: their prompts are batched together
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Builds the steps of configurations over one store; equal parts of different cells are the same Step object."""
+
+    store: Store
+    known: dict[str, Step] = field(default_factory=dict)
+
+    def _step(self, step: Step) -> Step:
+        """The step, or the equal one that was promised before."""
+        return self.known.setdefault(self.store.promise(step), step)
+
+    # Documents and topics -------------------------------------------------------------------------------------------
+
+    def docs(self, cfg: Config, lang: str) -> Step:
+        """The collection in one language, checked and stored for reading in order and by id."""
+        dataset = cfg.dataset
+        source = dataset.source("docs", lang)
+        meaning: dict[str, Any] = {"docs": self._files(source)}
+        if dataset.sample_docs:
+            meaning["sample"] = [dataset.sample_docs, dataset.sample_seed, self._qrels_meaning(cfg)]
+
+        def make(at: At) -> Counts:
+            with _unchanged(source.files):
+                docs: Iterable[Doc] = dataset.read_docs(lang)
+                if dataset.sample_docs:
+                    docs = _sampled(docs, _judged(cfg), dataset.sample_docs, dataset.sample_seed)
+                docs = track(docs, None, f"read {cfg.labels['dataset']}.{lang}", "documents")
+                counts = write_docs(docs, at.draft, dataset.on_empty, dataset.on_duplicate)
+            if not counts["documents"]:
+                raise DataError(f"{', '.join(map(str, source.files))}: no documents")
+            _tell(counts, f"{cfg.labels['dataset']}.{lang}", {"empty": "documents without text", "duplicates": "repeated doc_ids (the first kept)"})
+            return counts
+
+        return self._step(Step("docs", f"{cfg.labels['dataset']}{dataset.selection}.{lang}", cfg.plain, meaning, make))
+
+    def topics(self, cfg: Config) -> Step:
+        """The selected topics in the query language."""
+        dataset, lang = cfg.dataset, cfg.dataset.query_lang
+        source = dataset.source("topics", lang)
+        meaning: dict[str, Any] = {"topics": self._files(source), "queries": self._selection(cfg), "limit": dataset.limit_queries}
+
+        def make(at: At) -> Counts:
+            with _unchanged(source.files):
+                queries = select(cfg, dataset.read_topics(lang))
+            empty = sum(not any(t.strip() for t in q.fields.values()) for q in queries)
+            if empty and dataset.on_empty == "error":
+                raise DataError(f"{source.files[0]}: {empty} topics without text; dataset.on_empty=warn keeps them")
+            _tell({"empty": empty}, f"{source.files[0]}", {"empty": "topics without text"})
+            write_queries(queries, at.draft)
+            return {"queries": len(queries), "empty": empty}
+
+        return self._step(Step("topics", f"{cfg.labels['dataset']}{dataset.selection}.{lang}", cfg.plain, meaning, make))
+
+    def _selection(self, cfg: Config) -> Any:
+        chosen = cfg.dataset.queries
+        if chosen == "judged":
+            return ["judged", self._qrels_meaning(cfg)]
+        if isinstance(chosen, str) and chosen != "all":
+            return self.store.prints.fingerprint(Path(chosen).expanduser())
+        return chosen
+
+    def _qrels_meaning(self, cfg: Config) -> Any:
+        return [self._files(cfg.dataset.source("qrels", "", name)) for name in cfg.dataset.judgment_names]
+
+    def _files(self, source: Any) -> Any:
+        return {"files": [self.store.prints.fingerprint(f) for f in source.files], "reading": dict(source.reading)}
+
+    # Translation ----------------------------------------------------------------------------------------------------
+
+    def translated_docs(self, cfg: Config, translator: Any, source: str, target: str, only: tuple[Ranking, int] | None = None) -> Step:
+        """The collection in another language; with `only`, just the candidates of a ranking."""
+        original = self.docs(cfg, source)
+        label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.{source}-{target}"
+        meaning = self._translation(cfg, translator, "docs", source, target)
+        if isinstance(translator, Provided):
+            parallel = self.docs(replace_sample(cfg), target) if translator.file is None else None
+
+            def provide(at: At) -> Counts:
+                return _provide_docs(at, translator, Docstore(at[original]), at[parallel] if parallel else None, source, target)
+
+            parents = (original, parallel) if parallel else (original,)
+            return self._step(Step("translate", label, cfg.plain, meaning, provide, parents=parents))
+
+        def ids(at: At) -> list[str] | None:
+            if only is None:
+                return None
+            return sorted({d for docs in at.store.lists(*only).values() for d in docs})
+
+        def count(at: At) -> int:
+            wanted = ids(at)
+            return -(-(len(Docstore(at[original])) if wanted is None else len(wanted)) // TRANSLATE_DOCS)
+
+        def shard(at: At, i: int, folder: Path) -> Counts:
+            store, begin, wanted = Docstore(at[original]), i * TRANSLATE_DOCS, ids(at)
+            if wanted is None:
+                docs = list(store.rows(begin, begin + TRANSLATE_DOCS))
+            else:
+                docs = list(store.find(wanted[begin : begin + TRANSLATE_DOCS]).values())
+            rows, counts = self._translate([d.fields for d in docs], translator, source, target)
+            shown = [doc._replace(fields=f, lang=target) for doc, f in zip(docs, rows, strict=True)]
+            with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:
+                out.writelines(json.dumps(list(d), ensure_ascii=False) + "\n" for d in shown)
+            return {"documents": len(docs), **counts}
+
+        def make(at: At) -> Counts:
+            write_docs(_joined(at.shards()), at.draft, "warn", "error")
+            _drop_shards(at)
+            return {}
+
+        return self._step(Step(
+            "translate", label, cfg.plain, meaning, make, parents=(original,), candidates=only,
+            shards=Shards(count, shard, "documents", TRANSLATE_DOCS), needs=_needs(translator),
+        ))  # fmt: skip
+
+    def translated_topics(self, cfg: Config, translator: Any, target: str) -> Step:
+        """The selected topics in another language."""
+        original, source = self.topics(cfg), cfg.dataset.query_lang
+        meaning = self._translation(cfg, translator, "topics", source, target)
+
+        def make(at: At) -> Counts:
+            queries = read_queries(at[original])
+            if isinstance(translator, Provided):
+                rows, counts = _provide_topics(cfg, translator, queries, source, target)
+            else:
+                fields, counts = self._translate([q.fields for q in queries], translator, source, target)
+                rows = [q._replace(fields=f, lang=target) for q, f in zip(queries, fields, strict=True)]
+            write_queries(rows, at.draft)
+            return {"queries": len(rows), **counts}
+
+        label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.topics.{source}-{target}"
+        return self._step(Step("translate", label, cfg.plain, meaning, make, parents=(original,), needs=_needs(translator)))
+
+    def _translation(self, cfg: Config, translator: Any, part: Literal["docs", "topics"], source: str, target: str) -> dict[str, Any]:
+        """What decides a translation, whoever asks for it and for how much of a collection."""
+        if translator is None:
+            raise ConfigError(f"{part} in {source!r} are to be seen in {target!r}: choose a translator, e.g. translator=nllb_600m")
+        said: dict[str, Any] = {"translator": identity(translator, self.store.prints), "part": part, "source": source, "target": target}
+        if isinstance(translator, Provided):
+            if translator.file is not None:
+                said["file"] = self.store.prints.fingerprint(translator.path(source, target))
+            elif part == "topics":
+                said["topics"] = self._files(cfg.dataset.source("topics", target, "" if translator.source == "parallel" else translator.source))
+        elif (reason := translator.directions(source, target)) is not None:
+            raise LanguageError(f"translator {type(translator).__name__} cannot translate {source} to {target}: {reason}")
+        return said
+
+    def _translate(self, rows: Sequence[Mapping[str, str]], translator: Any, source: str, target: str) -> tuple[list[dict[str, str]], Counts]:
+        """Field by field: title and body are translated and stored apart."""
+        from clir_cli.translation import translate_texts
+
+        texts = [text for row in rows for text in row.values()]
+        name = digest({"translator": identity(translator, self.store.prints)})
+        memory = self.store.memory(f"translations/{name}")
+        try:
+            translated, counts = translate_texts(texts, translator, source, target, memory, name)
+        finally:
+            memory.close()
+        given = iter(translated)
+        return [{name: next(given) for name in row} for row in rows], asdict(counts)
+
+    # Views ------------------------------------------------------------------------------------------------------------
+
+    def query_view(self, cfg: Config, stage: Literal["retrieve", "rerank"], whole: Config | None = None) -> QueryView:
+        """The topics as a stage sees them. `whole`: the pool whose topics a part of it answers."""
+        node, dataset = getattr(cfg, stage), cfg.dataset
+        topics_of = whole or cfg
+        translator = node.query_translator or cfg.translator
+        columns = []
+        for lang in views.targets(node.query, dataset.query_lang, dataset.query_lang, dataset.doc_langs):
+            step = self.topics(topics_of) if lang == dataset.query_lang else self.translated_topics(topics_of, translator, lang)
+            columns.append((lang, step))
+        return QueryView(tuple(columns), Fields(node.query_fields or dataset.query_fields, dataset.field_separator))
+
+    def doc_view(self, cfg: Config, stage: Literal["retrieve", "rerank"], only: tuple[Ranking, int] | None = None) -> DocView:
+        """The documents as a stage sees them; with `only`, translations are made of a ranking's candidates alone."""
+        node, dataset = getattr(cfg, stage), cfg.dataset
+        translator = node.doc_translator or cfg.translator
+        parts = []
+        for own in dataset.doc_langs:
+            columns = []
+            for lang in views.targets(node.doc, own, dataset.query_lang, [own]):
+                step = self.docs(cfg, own) if lang == own else self.translated_docs(cfg, translator, own, lang, only)
+                columns.append((lang, step))
+            parts.append(tuple(columns))
+        return DocView(tuple(parts), Fields(node.doc_fields or dataset.doc_fields, dataset.field_separator))
+
+    # First stage --------------------------------------------------------------------------------------------------------
+
+    def first_stage(self, cfg: Config) -> Ranking:
+        """The ranking that the reranker gets: of one retriever, of a pool's parts, or of a hybrid's."""
+        if isinstance(cfg.retriever, Hybrid):
+            parts = [self.first_stage(part).step for part in cfg.parts]
+            fusion = cfg.retriever
+            meaning = {"method": fusion.method, "k": fusion.k if fusion.method == "rrf" else None, "weights": fusion.weights}
+            return Ranking(self._fused(cfg, parts, meaning, lambda runs: fusion.fuse(runs, tie_break(cfg))))
+        if cfg.retrieve.pool == "per_language" and len(cfg.dataset.doc_langs) > 1:
+            parts = [self.retrieve(cfg.for_doc_lang(lang), whole=cfg) for lang in cfg.dataset.doc_langs]
+            return Ranking(self._fused(cfg, parts, {"method": f"pool {cfg.retrieve.merge}"}, lambda runs: _merged(runs, cfg)))
+        return Ranking(self.retrieve(cfg))
+
+    def index(self, cfg: Config) -> Step:
+        """The collection made searchable: by the retriever's fields that are not `searched`, and the documents' view alone."""
+        retriever, docs = cfg.retriever, self.doc_view(cfg, "retrieve")
+        meaning = {"component": identity(retriever, self.store.prints, search=False), **_fields_meaning(docs.fields)}
+        label = f"{cfg.labels['retriever']}.{cfg.labels['dataset']}{cfg.dataset.selection}.{'+'.join(docs.langs)}"
+        if isinstance(retriever, ShardedRetriever):
+            size = retriever.shard_docs
+
+            def shard(at: At, i: int, folder: Path) -> Counts:
+                retriever.index_shard(list(docs.read(at, i * size, (i + 1) * size)), folder)
+                report = folder / "report.json"
+                return {"documents": min(size, docs.count(at) - i * size), **(read_json(report) if report.exists() else {})}
+
+            shards = Shards(lambda at: -(-docs.count(at) // size), shard, "documents", size)
+            return self._step(Step("index", label, cfg.plain, meaning, lambda at: {}, docs.steps, shards=shards, needs=_needs(retriever)))
+
+        def make(at: At) -> Counts:
+            count = docs.count(at)
+            retriever.index(track(docs.read(at), count, f"index {label}", "documents"), at.draft)
+            return {"documents": count}
+
+        return self._step(Step("index", label, cfg.plain, meaning, make, docs.steps, needs=_needs(retriever)))
+
+    def retrieve(self, cfg: Config, whole: Config | None = None) -> Step:
+        """The collection ranked for every query, `retrieve.depth` documents deep."""
+        if isinstance(cfg.retriever, RunFile):
+            return self._run_file(cfg)
+        queries, docs = self.query_view(cfg, "retrieve", whole), self.doc_view(cfg, "retrieve")
+        if isinstance(cfg.retriever, LanguageAware):
+            cfg.retriever.check_languages(queries.langs, docs.langs)
+        indexed, depth = self.index(cfg), cfg.retrieve.depth
+        meaning = {"component": identity(cfg.retriever, self.store.prints), "depth": depth, "langs": queries.langs, **_fields_meaning(queries.fields)}
+
+        def make(at: At) -> Counts:
+            from clir_cli import runs
+
+            texts = queries.read(at)
+            run = cfg.retriever.search(at[indexed], texts, depth)
+            _check_queries(run, texts)
+            runs.write_trec(runs.cut(run, depth), at.draft / "run.trec")
+            return {"queries": len(texts)}
+
+        label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
+        return self._step(Step("retrieve", label, cfg.plain, meaning, make, (indexed, *queries.steps), needs=_needs(cfg.retriever)))
+
+    def _run_file(self, cfg: Config) -> Step:
+        """Somebody else's ranking, checked against the collection and the topics."""
+        retriever, dataset = cfg.retriever, cfg.dataset
+        path = retriever.file(dataset.query_lang, dataset.doc_label)
+        topics, docs = self.topics(cfg), [self.docs(cfg, lang) for lang in dataset.doc_langs]
+        meaning = {
+            "component": identity(retriever, self.store.prints), "file": self.store.prints.fingerprint(path),
+            "depth": cfg.retrieve.depth, "tie_break": tie_break(cfg),
+        }  # fmt: skip
+
+        def make(at: At) -> Counts:
+            from clir_cli import runs
+
+            with _unchanged((path,)):
+                run = retriever.read(path, tie_break(cfg))
+            wanted = [q.query_id for q in read_queries(at[topics])]
+            others = sorted(set(run["query_id"]) - set(wanted))
+            run = runs.cut(run[run["query_id"].isin(wanted)].reset_index(drop=True), cfg.retrieve.depth)
+            ids = run["doc_id"].unique().tolist()
+            unknown = set(ids).difference(*(Docstore(at[step]).find(ids) for step in docs))
+            if unknown:
+                raise DataError(f"{path}: {len(unknown)} documents are not in the collection, for example {min(unknown)!r}")
+            missing = [q for q in wanted if q not in set(run["query_id"])]
+            _tell({"missing": len(missing), "others": len(others)}, str(path), {"missing": f"topics without results ({', '.join(missing[:5])}{', ...' if missing[5:] else ''})", "others": "queries that are not selected topics, left out"})
+            runs.write_trec(run, at.draft / "run.trec")
+            return {"queries": len(wanted), "topics_without_results": len(missing), "other_queries": len(others)}
+
+        return self._step(Step("retrieve", f"{cfg.labels['retriever']}.{pair_label(cfg)}", cfg.plain, meaning, make, (topics, *docs)))
+
+    def _fused(self, cfg: Config, parts: Sequence[Step], how: Mapping[str, Any], fuse: Any) -> Step:
+        meaning = {**how, "depth": cfg.retrieve.depth, "tie_break": tie_break(cfg)}
+
+        def make(at: At) -> Counts:
+            from clir_cli import runs
+
+            read = [runs.read_trec(at[step] / "run.trec") for step in parts]
+            run = runs.cut(fuse(read), cfg.retrieve.depth)
+            runs.write_trec(run, at.draft / "run.trec")
+            return {"queries": run["query_id"].nunique()}
+
+        return self._step(Step("fuse", f"{cfg.labels['retriever']}.{pair_label(cfg)}", cfg.plain, meaning, make, tuple(parts)))
+
+    # Second stage -------------------------------------------------------------------------------------------------------
+
+    def second_stages(self, cfg: Config, first: Ranking) -> list[Ranking]:
+        """The ranking after each reranker: none, one, or a cascade's."""
+        if isinstance(cfg.reranker, Keep):
+            return []
+        if not isinstance(cfg.reranker, Cascade):
+            return [self.rerank(cfg, first, cfg.rerank.depth)]
+        rankings: list[Ranking] = []
+        for part, depth in zip(cfg.cascade, cfg.reranker.depths, strict=True):
+            rankings.append(self.rerank(part, rankings[-1] if rankings else first, depth))
+        return rankings
+
+    def rerank(self, cfg: Config, ranking: Ranking, depth: int) -> Ranking:
+        """The first `depth` documents of `ranking` in the reranker's order; identified by which they are, not by how they were found."""
+        reranker, dataset = cfg.reranker, cfg.dataset
+        queries = self.query_view(cfg, "rerank")
+        docs = self._seen_by_reranker(cfg, (ranking, depth))
+        if isinstance(reranker, LanguageAware):
+            reranker.check_languages(queries.langs, docs.langs)
+        originals = tuple(self.docs(cfg, lang) for lang in dataset.doc_langs)
+        meaning: dict[str, Any] = {
+            "component": identity(reranker, self.store.prints),
+            "docs": [[step.meaning if step not in originals else lang for lang, step in part] for part in docs.parts],
+            "doc_fields": _fields_meaning(docs.fields), "query_fields": _fields_meaning(queries.fields), "langs": queries.langs,
+            **({"repeat": cfg.rerank.repeat} if cfg.rerank.repeat else {}), **({"seed": cfg.rerank.seed} if cfg.rerank.seed else {}),
+        }  # fmt: skip
+        if isinstance(reranker, JudgedReranker):
+            meaning["qrels"] = self._qrels_meaning(cfg)
+
+        def count(at: At) -> int:
+            return -(-len(at.store.lists(ranking, depth)) // RERANK_QUERIES)
+
+        def shard(at: At, i: int, folder: Path) -> Counts:
+            chosen = dict(list(at.store.lists(ranking, depth).items())[i * RERANK_QUERIES : (i + 1) * RERANK_QUERIES])
+            return self._rerank_shard(cfg, at, chosen, queries, docs, folder)
+
+        def make(at: At) -> Counts:
+            _join_rerank_shards(at)
+            return {}
+
+        label = f"{cfg.labels['reranker']}.{cfg.labels['retriever']}.{pair_label(cfg)}"
+        step = self._step(Step(
+            "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals), tuple(s for s in docs.steps if s not in originals),
+            (ranking, depth), Shards(count, shard, "queries", RERANK_QUERIES), _needs(reranker),
+        ))  # fmt: skip
+        return Ranking(step, ranking if cfg.rerank.tail == "keep" else None)
+
+    def _seen_by_reranker(self, cfg: Config, candidates: tuple[Ranking, int]) -> DocView:
+        """A translation of the whole collection where the first stage has it anyway, else of the candidates only."""
+        whole = self.doc_view(cfg, "rerank")
+        first = {step for part in (cfg.parts or (cfg,)) if not isinstance(part.retriever, RunFile | Hybrid) for step in self.doc_view(part, "retrieve").steps}
+        translations = [s for s in whole.steps if s.stage == "translate"]
+        at_hand = {self.store.promise(s) for s in first}
+        if all(s.shards is None or self.store.promise(s) in at_hand or self.store.folder(s) for s in translations):
+            return whole
+        return self.doc_view(cfg, "rerank", candidates)
+
+    def _rerank_shard(self, cfg: Config, at: At, lists: Mapping[str, list[str]], queries: QueryView, docs: DocView, folder: Path) -> Counts:
+        texts = {q.id: q for q in queries.read(at)}
+        found = docs.find(at, sorted({d for ids in lists.values() for d in ids}))
+        absent = [(q, d) for q, ids in lists.items() for d in ids if d not in found]
+        if absent:
+            raise DataError(f"{len(absent)} candidates have no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}")
+        candidates = [Candidates(texts[q], [found[d] for d in ids]) for q, ids in lists.items() if q in texts]
+        journal, reranker = Journal(), cfg.reranker
+        memory = None
+        if any(f.name == "llm" for f in fields(reranker)):
+            from clir_cli.llms.remembered import Remembered
+
+            name = digest({"llm": identity(reranker.llm, self.store.prints), "repeat": cfg.rerank.repeat, "seed": cfg.rerank.seed})
+            memory = self.store.memory(f"answers/{name}")
+            reranker = replace(reranker, llm=Remembered(reranker.llm, memory, name))
+        try:
+            run = reranker.rerank_judged(candidates, _judgments(cfg)) if isinstance(reranker, JudgedReranker) else reranker.rerank(candidates, journal)
+        finally:
+            if memory is not None:
+                memory.close()
+        _write_rerank_shard(run, candidates, journal, folder)
+        return {"queries": len(candidates), "documents": sum(len(c.docs) for c in candidates), **_totals(journal)}
+
+
+# Helpers of the stages ------------------------------------------------------------------------------------------------
+
+
+def pair_label(cfg: Config) -> str:
+    """`ciral-test.en-sw`: the dataset, its split and selection, and the language pair."""
+    dataset = cfg.dataset
+    split = f"-{dataset.split}" if dataset.split else ""
+    return f"{cfg.labels['dataset']}{split}{dataset.selection}.{dataset.query_lang}-{dataset.doc_label}"
+
+
+def tie_break(cfg: Config) -> Literal["doc_id", "hash"]:
+    chosen = cfg.retrieve.tie_break
+    if chosen == "auto":
+        return "hash" if len(cfg.dataset.doc_langs) > 1 else "doc_id"
+    return chosen
+
+
+def select(cfg: Config, queries: Sequence[Query]) -> list[Query]:
+    """The topics that dataset.queries and limit_queries ask for, in topic order, each id once."""
+    dataset, chosen = cfg.dataset, cfg.dataset.queries
+    by_id: dict[str, Query] = {}
+    for query in queries:
+        if query.query_id in by_id and dataset.on_duplicate == "error":
+            raise DataError(f"topic {query.query_id!r} is listed twice ({query.lang})\n  dataset.on_duplicate=first keeps the first")
+        by_id.setdefault(query.query_id, query)
+    _tell({"repeated": len(queries) - len(by_id)}, f"{cfg.labels['dataset']} topics", {"repeated": "repeated query_ids (the first kept)"})
+    if chosen == "judged" and dataset.judgment_names:
+        judged = {q.query_id for q in _judgments(cfg)}
+        kept = [q for q in by_id.values() if q.query_id in judged]
+    elif chosen in {"judged", "all"}:
+        kept = list(by_id.values())
+    else:
+        wanted = list(chosen) if isinstance(chosen, tuple) else Path(chosen).expanduser().read_text(encoding="utf-8").split()
+        if absent := [i for i in wanted if i not in by_id]:
+            raise DataError(f"dataset.queries: {len(absent)} ids are no topics, for example {absent[0]!r}")
+        kept = [q for q in by_id.values() if q.query_id in set(wanted)]
+    if not kept:
+        raise DataError(f"no topics are left of {len(by_id)} after dataset.queries={chosen}")
+    return kept[: dataset.limit_queries]
+
+
+def _judgments(cfg: Config) -> list[Any]:
+    return [row for name in cfg.dataset.judgment_names for row in cfg.dataset.read_qrels(name)]
+
+
+def _judged(cfg: Config) -> set[str]:
+    return {row.doc_id for row in _judgments(cfg)}
+
+
+def _sampled(docs: Iterable[Doc], judged: set[str], others: int, seed: int) -> Iterator[Doc]:
+    """The judged documents and `others` more: those whose seeded hash is smallest, whatever the order of the file."""
+    kept: list[tuple[int, int, Doc]] = []
+    chosen: list[tuple[int, Doc]] = []
+    for at, doc in enumerate(docs):
+        if doc.doc_id in judged:
+            chosen.append((at, doc))
+            continue
+        item = (-hashed(f"{seed}:{doc.doc_id}"), at, doc)
+        if len(kept) < others:
+            heapq.heappush(kept, item)
+        else:
+            heapq.heappushpop(kept, item)
+    yield from (doc for _, doc in sorted([*chosen, *((at, doc) for _, at, doc in kept)], key=lambda pair: pair[0]))
+
+
+def replace_sample(cfg: Config) -> Config:
+    """The whole collection: translations are looked up there, also for a sample."""
+    return replace(cfg, dataset=replace(cfg.dataset, sample_docs=None))
+
+
+def _needs(component: Any) -> Needs:
+    return Needs(gpus=int(getattr(component, "gpus", 0)), python=getattr(component, "python", None))
+
+
+def _fields_meaning(chosen: Fields) -> dict[str, Any]:
+    return {"fields": chosen.names, "separator": chosen.separator}
+
+
+def _tell(counts: Mapping[str, float], where: str, names: Mapping[str, str]) -> None:
+    for key, text in names.items():
+        if counts.get(key):
+            say(f"{where}: {int(counts[key])} {text}")
+
+
+class _unchanged:  # noqa: N801  used as a statement: with _unchanged(files)
+    """Fails if a file changes while it is read."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = list(files)
+
+    def _state(self) -> list[tuple[int, int]]:
+        try:
+            return [(s.st_size, s.st_mtime_ns) for s in (f.stat() for f in self.files)]
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} does not exist") from error
+
+    def __enter__(self) -> None:
+        self.before = self._state()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._state() != self.before:
+            raise DataError(f"{', '.join(map(str, self.files))} changed while it was read: run again when it is complete")
+
+
+def _provide_docs(at: At, translator: Provided, store: Docstore, parallel: Path | None, source: str, target: str) -> Counts:
+    """Provided translations of a collection, in its order."""
+    counts = {"missing": 0}
+    given = translator.read_file(source, target) if parallel is None else {}
+    other = Docstore(parallel) if parallel is not None else None
+
+    def lookup(docs: Sequence[Doc]) -> Mapping[str, Mapping[str, str]]:
+        if other is None:
+            return {d.doc_id: given[d.doc_id] for d in docs if d.doc_id in given}
+        if any(d.aligned is None for d in docs):
+            raise ConfigError("translator=provided looks for parallel documents, but the dataset does not say which belong together: dataset.aligned='[a-z]+-(.*)' names the part of a doc_id that translations share")
+        found = other.find([str(d.aligned) for d in docs], by="aligned")
+        return {d.doc_id: found[str(d.aligned)].fields for d in docs if d.aligned in found}
+
+    def rows() -> Iterator[Doc]:
+        for begin in range(0, len(store), 1000):
+            docs = list(store.rows(begin, begin + 1000))
+            found = lookup(docs)
+            for doc in docs:
+                if doc.doc_id in found:
+                    yield doc._replace(fields=_same_fields(doc.doc_id, doc.fields, found[doc.doc_id]), lang=target)
+                else:
+                    _missing(translator, doc.doc_id, f"document {source} to {target}")
+                    counts["missing"] += 1
+                    if translator.missing == "original":
+                        yield doc._replace(lang=target)
+
+    written = write_docs(track(rows(), len(store), f"translate {source}-{target}", "documents"), at.draft)
+    _tell(counts, f"translations {source}-{target}", {"missing": f"documents without a translation ({translator.missing})"})
+    return {**written, **counts}
+
+
+def _provide_topics(cfg: Config, translator: Provided, queries: Sequence[Query], source: str, target: str) -> tuple[list[Query], Counts]:
+    if translator.file is not None:
+        found = translator.read_file(source, target)
+    else:
+        version = None if translator.source == "parallel" else translator.source
+        found = {q.query_id: dict(q.fields) for q in cfg.dataset.read_topics(target, version)}
+    rows, missing = [], 0
+    for query in queries:
+        if query.query_id in found:
+            rows.append(query._replace(fields=_same_fields(query.query_id, query.fields, found[query.query_id]), lang=target))
+            continue
+        _missing(translator, query.query_id, f"topic {source} to {target}")
+        missing += 1
+        if translator.missing == "original":
+            rows.append(query._replace(lang=target))
+    _tell({"missing": missing}, f"translations {source}-{target}", {"missing": f"topics without a translation ({translator.missing})"})
+    return rows, {"missing": missing}
+
+
+def _same_fields(identifier: str, own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """A translation's fields under the original's names; one text may stand for one field of another name."""
+    if set(given) >= set(own):
+        return {name: given[name] for name in own}
+    if len(own) == 1 and len(given) == 1:
+        return dict(zip(own, given.values(), strict=True))
+    raise DataError(f"the translation of {identifier!r} has fields {', '.join(given)}, the original {', '.join(own)}")
+
+
+def _missing(translator: Provided, identifier: str, what: str) -> None:
+    if translator.missing == "error":
+        raise DataError(f"no translation of {what}: {identifier!r}\n  translator.missing=original shows the original instead, drop leaves it out; both are counted")
+
+
+def _joined(shards: Sequence[Path]) -> Iterator[Doc]:
+    for shard in shards:
+        with (shard / "docs.jsonl").open(encoding="utf-8") as lines:
+            yield from (Doc(*json.loads(line)) for line in lines)
+
+
+def _drop_shards(at: At) -> None:
+    import shutil
+
+    shutil.rmtree(at.draft / "shards")
+
+
+def _check_queries(run: Any, texts: Sequence[Any]) -> None:
+    if strange := set(run["query_id"]) - {t.id for t in texts}:
+        raise RunError(f"the retriever answered a query that was not asked: {min(strange)!r}")
+
+
+def _merged(runs: Sequence[Any], cfg: Config) -> Any:
+    from clir_cli import runs as table
+
+    how, ties = cfg.retrieve.merge, tie_break(cfg)
+    if how == "rrf":
+        return table.reciprocal_rank_fusion(runs, tie_break=ties)
+    if how == "zscore":
+        return table.score_fusion(runs, "zscore", tie_break=ties)
+    return table.interleaved(runs, how, ties)
+
+
+def _write_rerank_shard(run: Any, candidates: Sequence[Candidates], journal: Journal, folder: Path) -> None:
+    """A shard's ranking, costs and answers; every candidate must be there exactly once."""
+    ranked = run.sort_values(["query_id", "rank"], kind="stable").groupby("query_id", sort=False)
+    order = {query: list(zip(rows["doc_id"], rows["score"].astype(float), strict=True)) for query, rows in ranked}
+    for query, docs in candidates:
+        given = sorted(d for d, _ in order.get(query.id, []))
+        if given != sorted(d.id for d in docs):
+            raise RunError(f"the reranker was given {len(docs)} documents for query {query.id!r} and returned {len(given)}, not each exactly once")
+    write_json(folder / "ranking.json", {c.query.id: order.get(c.query.id, []) for c in candidates})
+    write_json(folder / "queries.json", {c.query.id: journal.queries.get(c.query.id, {}) for c in candidates})
+    with (folder / "answers.jsonl").open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in journal.answers)
+
+
+def _totals(journal: Journal) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for amounts in journal.queries.values():
+        for name, amount in amounts.items():
+            total[name] = total.get(name, 0) + amount
+    if "rounds" in total:
+        total["rounds"] = max(row.get("rounds", 0) for row in journal.queries.values())
+    return total
+
+
+def _join_rerank_shards(at: At) -> None:
+    from clir_cli import runs
+
+    ranking: dict[str, Any] = {}
+    queries: dict[str, Any] = {}
+    with gzip.GzipFile(at.draft / "answers.jsonl.gz", "wb", mtime=0) as out:  # no time stamp: the same bytes every time
+        for shard in at.shards():
+            ranking |= read_json(shard / "ranking.json")
+            queries |= read_json(shard / "queries.json")
+            out.write((shard / "answers.jsonl").read_bytes())
+    runs.write_trec(runs.from_hits(ranking), at.draft / "run.trec")
+    write_json(at.draft / "queries.json", queries)
+    _drop_shards(at)
+
+
+__all__ = ["ClirError", "Stages", "pair_label", "select", "tie_break"]

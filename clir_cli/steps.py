@@ -1,0 +1,182 @@
+"""A step: a promise of a result, and its identity, which says what is the same work (CONTRACT.md section 5)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from clir_cli import hub
+from clir_cli.types import Component
+
+if TYPE_CHECKING:
+    from clir_cli.fingerprints import Fingerprints
+    from clir_cli.store import At
+
+Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+Counts: TypeAlias = Mapping[str, float]
+
+KEY = 16  # hexadecimal digits of a key: 64 bits, a collision among a million steps has probability 3e-8
+
+
+class Pending(str):
+    """Stands in an identity for what is not known yet: a file to be fingerprinted, the revision of a hub model."""
+
+    model: str | None = None  # the hub model whose revision is to be resolved
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a step asks of the machine that makes it."""
+
+    gpus: int = 0
+    minutes: int = 60
+    python: str | None = None  # another interpreter, for a component whose model wants other package versions
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Fixed parts of a step, each made alone and kept: a restarted step makes only the missing ones."""
+
+    count: Callable[[At], int]
+    make: Callable[[At, int, Path], Counts]  # (at, shard number, its folder)
+    unit: str  # what a shard holds, for the progress line
+    size: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A ranking as steps made it; `under` is the ranking whose rest stays below it (rerank.tail=keep)."""
+
+    step: Step
+    under: Ranking | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (self.step, *(self.under.steps if self.under else ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A promise: what it is (`stage`, `meaning`, parents, candidates), and how to make it in a folder."""
+
+    stage: str
+    label: str  # decoration: two yaml names for one meaning are one step
+    config: Mapping[str, Any]  # the frozen configuration that it is made from, for its record and for other workers
+    meaning: Mapping[str, Any]
+    make: Callable[[At], Counts]  # for a sharded step: what remains when all shards are there
+    parents: tuple[Step, ...] = ()  # their identities are part of this one's
+    helpers: tuple[Step, ...] = ()  # must be there first, but say nothing about the result
+    candidates: tuple[Ranking, int] | None = None  # a ranking and a depth that count by what they hold
+    shards: Shards | None = None
+    needs: Needs = field(default_factory=Needs)
+    work: str = ""  # what will be encoded, translated or asked, for `clir plan`
+
+    @property
+    def before(self) -> tuple[Step, ...]:
+        """Every step that must be finished first."""
+        ranked = self.candidates[0].steps if self.candidates else ()
+        return tuple(dict.fromkeys((*self.parents, *ranked, *self.helpers)))
+
+
+def ordered(steps: Sequence[Step]) -> list[Step]:
+    """The steps and all that they need, each once, what comes first first."""
+    done: dict[Step, None] = {}
+
+    def visit(step: Step) -> None:
+        if step not in done:
+            for earlier in step.before:
+                visit(earlier)
+            done[step] = None
+
+    for step in steps:
+        visit(step)
+    return list(done)
+
+
+def digest(value: Json) -> str:
+    """The key of a JSON value: sha256 over its canonical form. NaN, infinity and sets are errors."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY]
+
+
+def pending(value: Any) -> list[Pending]:
+    """What in an identity is not known yet."""
+    if isinstance(value, Pending):
+        return [value]
+    if isinstance(value, Mapping):
+        return [found for v in value.values() for found in pending(v)]
+    if isinstance(value, list | tuple):
+        return [found for v in value for found in pending(v)]
+    return []
+
+
+def identity(part: Component, prints: Fingerprints, search: bool = True) -> dict[str, Any]:
+    """What a component means, as JSON: its class and version, its engines, and the fields that change the result.
+
+    `search=False` leaves out the fields that change the search only: what an index means. Computed from the built
+    component, never from the yaml, so `k1: 1` and `k1: 1.0` are one.
+    """
+    said: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}/{getattr(part, 'version', 1)}"}
+    if engines := _engines(part):
+        said["engines"] = engines
+    for f in fields(part):
+        value, role = getattr(part, f.name), f.metadata.get("role", "indexed")
+        if role == "neutral" or (role == "searched" and not search):
+            continue
+        if "before" in f.metadata and value == f.metadata["before"]:
+            continue
+        if role == "content":
+            said[f.name] = prints.contents(value)
+        elif role == "model":
+            said[f.name] = model_identity(value, getattr(part, "revision", None), prints)
+        elif f.name == "revision" and any(g.metadata.get("role") == "model" for g in fields(part)):
+            continue
+        else:
+            said[f.name] = _plain(value, prints, search)
+    return said
+
+
+def model_identity(model: str, revision: str | None, prints: Fingerprints) -> Any:
+    """A local folder counts by its bytes, a hub model by its id and commit."""
+    if (folder := hub.local_folder(model)) is not None:
+        return {"files": prints.fingerprint(folder)}
+    if revision is None:
+        unknown = Pending(f"the revision of {model} is to be resolved")
+        unknown.model = model
+        return {"id": model, "revision": unknown}
+    return {"id": model, "revision": revision}
+
+
+def _plain(value: Any, prints: Fingerprints, search: bool) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return identity(value, prints, search)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, prints, search) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, prints, search) for v in value]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(f"{value!r} cannot be part of an identity")
+
+
+def _engines(part: Component) -> list[str]:
+    """The programs and packages that decide the result, each with its major.minor version."""
+    named = [f"{name} {_minor(name)}" for name in getattr(part, "engines", ())]
+    if hasattr(part, "engine"):
+        named.append(part.engine())
+    return named
+
+
+@cache
+def _minor(package: str) -> str:
+    try:
+        return ".".join(importlib.metadata.version(package).split(".")[:2])
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,307 @@
+"""Where results are: the only place that decides what is cached, finds it by identity, and makes it exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from filelock import SoftFileLease, Timeout
+
+from clir_cli import provenance
+from clir_cli.errors import ClirError, RunError
+from clir_cli.files import read_json, write_json
+from clir_cli.fingerprints import Fingerprints
+from clir_cli.progress import say, track
+from clir_cli.segments import Segments
+from clir_cli.steps import KEY, Counts, Pending, Ranking, Step, digest, pending
+
+LEASE = 60.0  # seconds without a heartbeat after which another host may take a step over
+POLL = 0.25  # seconds between looks at a step that somebody else makes
+DRAFT = ".draft"
+
+
+class State(NamedTuple):
+    """Where a step stands: `done`, `missing`, `in progress`, `failed` or `undecided` (its identity is not known yet)."""
+
+    name: Literal["done", "missing", "in progress", "failed", "undecided"]
+    note: str = ""
+
+
+@dataclass
+class At:
+    """What a step's `make` works with: its draft folder, and the finished folders of the steps before it."""
+
+    store: Store
+    draft: Path
+
+    def __getitem__(self, step: Step) -> Path:
+        found = self.store.folder(step)
+        if found is None:
+            raise RunError(f"{step.stage} {step.label} is needed first, and is not there; was its folder removed meanwhile?")
+        return found
+
+    def shards(self) -> list[Path]:
+        return sorted(p for p in (self.draft / "shards").iterdir() if not p.name.startswith("."))
+
+
+@dataclass
+class Store:
+    """The results under `root`: `steps/<stage>/<label>-<key>/`, found and locked by the key alone."""
+
+    root: Path
+    eager: bool = True  # False while planning: no large file is read
+    prints: Fingerprints = field(init=False)
+    _found: dict[str, Path] = field(default_factory=dict)
+    _keys: dict[Step, str] = field(default_factory=dict)
+    _promises: dict[Step, str] = field(default_factory=dict)
+    _listed: dict[str, dict[str, Path]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.prints = Fingerprints(self.root / "fingerprints", self.eager)
+
+    # Identity
+
+    def key(self, step: Step) -> str | None:
+        """The step's identity; None while a file is to be fingerprinted, a model to be resolved, or what it ranks is not made."""
+        if step not in self._keys:
+            if pending(step.meaning):
+                return None
+            said: dict[str, Any] = {"stage": step.stage, **step.meaning, "parents": [self.key(p) for p in step.parents]}
+            if step.candidates:
+                said["candidates"] = self.contents(*step.candidates)
+            if None in said["parents"] or said.get("candidates", "") is None:
+                return None
+            self._keys[step] = digest(said)
+        return self._keys[step]
+
+    def promise(self, step: Step) -> str:
+        """A name for the step that is known before anything is made: equal promises become equal steps."""
+        if step not in self._promises:
+            said: dict[str, Any] = {"stage": step.stage, **step.meaning, "parents": [self.promise(p) for p in step.parents]}
+            if step.candidates:
+                ranking, depth = step.candidates
+                said["candidates"] = [[self.promise(s) for s in ranking.steps], depth]
+            self._promises[step] = digest(said)
+        return self._promises[step]
+
+    def contents(self, ranking: Ranking, depth: int) -> str | None:
+        """A hash of which documents a ranking holds in which order, `depth` deep; None if it is not made."""
+        if any(self.folder(step) is None for step in ranking.steps):
+            return None
+        if ranking.under is not None:
+            return _hash_lists(self.lists(ranking, depth))
+        path = self._trec(ranking.step)
+        if (known := self.prints.remembered(path, f"contents {depth}")) is None:
+            known = _hash_lists(self.lists(ranking, depth))
+            self.prints.remember(path, f"contents {depth}", known)
+        return str(known)
+
+    def lists(self, ranking: Ranking, depth: int | None = None) -> dict[str, list[str]]:
+        """query_id -> doc_ids, best first, of a finished ranking with its tail."""
+        own = read_lists(self._trec(ranking.step))
+        if ranking.under is not None:
+            under = self.lists(ranking.under)
+            own = {q: [*own.get(q, ()), *(d for d in docs if d not in set(own.get(q, ())))] for q, docs in under.items()}
+        return {q: docs[:depth] for q, docs in own.items()}
+
+    def _trec(self, step: Step) -> Path:
+        folder = self.folder(step)
+        assert folder is not None
+        return folder / "run.trec"
+
+    # Finding
+
+    def folder(self, step: Step) -> Path | None:
+        """The finished folder of a step, whatever its label."""
+        key = self.key(step)
+        if key is None:
+            return None
+        if key not in self._found:
+            listed = self._listed.get(step.stage)
+            if listed is None or key not in listed:
+                listed = self._listed[step.stage] = self._list(self.root / "steps" / step.stage)
+            if key in listed:
+                self._found[key] = listed[key]
+        return self._found.get(key)
+
+    @staticmethod
+    def _list(stage: Path) -> dict[str, Path]:
+        if not stage.is_dir():
+            return {}
+        return {entry.name[-KEY:]: Path(entry.path) for entry in os.scandir(stage) if not entry.name.startswith(".")}
+
+    def state(self, step: Step) -> State:
+        key = self.key(step)
+        if key is None:
+            return State("undecided", "; ".join(pending(step.meaning)) or "its identity follows from what it ranks")
+        if self.folder(step) is not None:
+            return State("done")
+        lock = self._lock(key)
+        if lock.exists() and time.time() - lock.stat().st_mtime < LEASE:
+            return State("in progress", f"on {provenance.lock_owner(lock)}")
+        failed = self._draft(step, key) / "failed.json"
+        if failed.exists():
+            return State("failed", read_json(failed)["error"].splitlines()[0])
+        return State("missing")
+
+    def record(self, step: Step) -> dict[str, Any]:
+        """The step.json of a finished step."""
+        folder = self.folder(step)
+        assert folder is not None
+        record: dict[str, Any] = read_json(folder / "step.json")
+        return record
+
+    def relatives(self, step: Step) -> list[dict[str, Any]]:
+        """The records of the finished steps of one stage, newest first."""
+        folders = self._list(self.root / "steps" / step.stage).values()
+        found = [read_json(f / "step.json") for f in folders if (f / "step.json").exists()]
+        return sorted(found, key=lambda r: str(r["finished"]), reverse=True)
+
+    # Making
+
+    def make(self, step: Step, wait: bool = True) -> Literal["made", "found", "busy"]:
+        """Make a step, or find it made. Exactly one process makes it; the others wait, or are told that it is busy."""
+        told = False
+        while True:
+            if self.folder(step) is not None:
+                return "found"
+            key = self.key(step)
+            if key is None:
+                raise RunError(f"{step.stage} {step.label} cannot be made yet: {self.state(step).note}")
+            try:
+                if self._make(step, key):
+                    return "made"
+            except Timeout:
+                self._mend_empty_lock(key)
+                if not wait:
+                    return "busy"
+                if not told:
+                    say(f"{step.stage} {step.label}: waiting for {provenance.lock_owner(self._lock(key))}, who is making it")
+                    told = True
+                time.sleep(POLL)
+
+    def _make(self, step: Step, key: str) -> bool:
+        """True if this process made it; False if it turned out to be there, or the lease was lost on the way."""
+        lock = self._lock(key)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with (lease := SoftFileLease(lock, lease_duration=LEASE, timeout=0)):
+            if self.folder(step) is not None:  # finished between the look and the lock
+                return False
+            draft = self._draft(step, key)
+            draft.mkdir(parents=True, exist_ok=True)
+            (draft / "failed.json").unlink(missing_ok=True)
+            write_json(draft / "request.json", {"key": key, "stage": step.stage, "root": str(self.root), "config": step.config})
+            try:
+                if step.needs.python:
+                    self._elsewhere(step.needs.python, draft)
+                else:
+                    self.fill(step, key, draft)
+            except Exception as error:
+                write_json(draft / "failed.json", {"error": f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}", "at": provenance.now()})
+                raise
+            if lease.compromise:  # the lease ran out under us: its new owner finishes
+                return False
+            self._publish(draft, self.root / "steps" / step.stage / f"{_safe(step.label)}-{key}")
+            return True
+
+    def fill(self, step: Step, key: str, draft: Path) -> None:
+        """Make the missing shards, then the rest, then step.json, whose presence means that the folder is complete."""
+        begun, at = time.monotonic(), At(self, draft)
+        counts: list[Counts] = []
+        if step.shards:
+            counts = self._fill_shards(step, at)
+        counts.append(step.make(at))
+        (draft / "request.json").unlink(missing_ok=True)
+        write_json(draft / "step.json", provenance.step_record(step, key, [self.key(p) for p in step.before], time.monotonic() - begun, _sum(counts), draft))
+
+    def _fill_shards(self, step: Step, at: At) -> list[Counts]:
+        assert step.shards
+        folder, number = at.draft / "shards", step.shards.count(at)
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
+        for i in track(range(number), number * step.shards.size, f"{step.stage} {step.label}", step.shards.unit, step.shards.size):
+            if (done := folder / f"{i:05d}").is_dir():
+                continue
+            part = folder / f".{i:05d}-{os.getpid()}"
+            part.mkdir()
+            begun = time.monotonic()
+            counts = step.shards.make(at, i, part)
+            write_json(part / "counts.json", {**counts, "seconds_in_shards": time.monotonic() - begun})
+            self._publish(part, done)
+        return [read_json(shard / "counts.json") for shard in at.shards()]
+
+    @staticmethod
+    def _publish(draft: Path, final: Path) -> None:
+        try:
+            draft.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+            shutil.rmtree(draft, ignore_errors=True)  # somebody else was first, with the same result: success
+
+    @staticmethod
+    def _elsewhere(python: str, draft: Path) -> None:
+        """Make the step with another interpreter, which has the packages that the model wants; only files are exchanged."""
+        done = subprocess.run([python, "-m", "clir_cli", "step", str(draft)], text=True, stderr=subprocess.PIPE, check=False)
+        if done.returncode:
+            raise RunError(f"{python} could not make the step:\n{done.stderr.strip()[-2000:]}")
+
+    def _mend_empty_lock(self, key: str) -> None:
+        """A marker of 0 bytes (its writer was killed between open and write) is taken over by nobody: remove it."""
+        lock = self._lock(key)
+        try:
+            stat = lock.stat()
+            if stat.st_size == 0 and time.time() - stat.st_mtime > LEASE:
+                lock.unlink()
+        except FileNotFoundError:
+            pass
+
+    def _lock(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
+
+    def _draft(self, step: Step, key: str) -> Path:
+        return self.root / "steps" / step.stage / f".{key}{DRAFT}"  # one name for every attempt: shards survive
+
+    def memory(self, name: str) -> Segments:
+        """Answers or translations kept over all experiments."""
+        return Segments(self.root / "memory" / name)
+
+
+def read_lists(trec: Path) -> dict[str, list[str]]:
+    """query_id -> doc_ids in file order, of a TREC file that clir wrote (ranks in order)."""
+    lists: dict[str, list[str]] = {}
+    with trec.open(encoding="utf-8") as lines:
+        for line in lines:
+            query, _, doc, _ = line.split(" ", 3)
+            lists.setdefault(query, []).append(doc)
+    return lists
+
+
+def _hash_lists(lists: Mapping[str, list[str]]) -> str:
+    value = hashlib.sha256()
+    for query in sorted(lists):
+        value.update(f"{query}\t{' '.join(lists[query])}\n".encode())
+    return value.hexdigest()[:KEY]
+
+
+def _sum(counts: list[Counts]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in counts:
+        for name, amount in part.items():
+            total[name] = total.get(name, 0) + amount
+    return total
+
+
+def _safe(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "._~+=-" else "_" for c in label)[:80]
+
+
+__all__ = ["At", "Pending", "State", "Store", "read_lists"]

@@ -1,0 +1,1 @@
+"""Translators: one machine translation engine per file; the engine around them is clir_cli.translation."""

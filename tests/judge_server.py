@@ -1,0 +1,148 @@
+"""A real OpenAI-compatible HTTP server on loopback that ranks passages by judgments, and misbehaves when asked to."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Say = Callable[[Sequence[int]], str]  # the ideal order of the identifiers -> what the model says
+
+REFUSALS = {
+    "400": (400, "this model's maximum context length is 4096 tokens", "context_length_exceeded"),
+    "401": (401, "Incorrect API key provided: {key}", "invalid_api_key"),
+    "403": (403, "not for {key}", None),
+    "404": (404, "no such model", "model_not_found"),
+    "429": (429, "slow down, {key}", "rate_limit_exceeded"),
+    "quota": (429, "you exceeded your current quota", "insufficient_quota"),
+    "filter": (400, "the content management policy refuses this prompt", "content_filter"),
+    "500": (500, "the server hiccupped over 12 > 3 > 7", None),
+    "503": (503, "overloaded", None),
+}
+
+
+def ranking(ideal: Sequence[int]) -> str:
+    return " > ".join(f"[{i}]" for i in ideal)
+
+
+@dataclass
+class JudgeServer:
+    """Answers a listwise prompt by `judgments[query text][passage text]`; the n-th request meets `faults[n]`, if any.
+
+    A fault is a key of REFUSALS, or slow, cut, malformed, html, empty, error_in_200. `retry_after` goes with 429.
+    """
+
+    judgments: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    say: Say = ranking
+    faults: Sequence[str] = ()
+    endless: str | None = None  # the fault of every request after those
+    retry_after: str | None = None
+    seconds: float = 0.0  # how long an answer takes
+    models: Sequence[str] = ("judge",)  # the name it gives itself, answer by answer; the last one stays
+    finish: str = "stop"
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    answered: int = 0
+    peak: int = 0  # most requests at once
+    open: int = 0
+    url: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, body: Mapping[str, Any]) -> str:
+        """What the judge says to a prompt of lines `[i] passage`."""
+        text = "\n".join(turn["content"] for turn in body["messages"])
+        grades = next((of for query, of in self.judgments.items() if query in text), {})
+        passages = {int(i): passage for i, passage in re.findall(r"^\[(\d+)\] (.*)$", text, re.MULTILINE)}
+        return self.say(sorted(passages, key=lambda i: -grades.get(passages[i], 0)))
+
+
+class Handler(BaseHTTPRequestHandler):
+    judge: JudgeServer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        judge = self.judge
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with judge.lock:
+            number = len(judge.requests)
+            judge.requests.append(body)
+            judge.times.append(time.monotonic())
+            judge.keys.append(self.headers.get("authorization", "").removeprefix("Bearer "))
+            judge.open += 1
+            judge.peak = max(judge.peak, judge.open)
+        try:
+            fault = judge.faults[number] if number < len(judge.faults) else judge.endless
+            self.respond(fault, body, judge.keys[number])
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the client did not wait
+        finally:
+            with judge.lock:
+                judge.open -= 1
+
+    def respond(self, fault: str | None, body: Mapping[str, Any], key: str) -> None:
+        judge = self.judge
+        time.sleep(judge.seconds)
+        if fault in REFUSALS:
+            status, message, code = REFUSALS[fault]
+            more = {"retry-after": judge.retry_after} if judge.retry_after and status == 429 else {}
+            self.send(status, json.dumps({"error": {"message": message.format(key=key), "code": code}}), **more)
+        elif fault == "malformed":
+            self.send(200, '{"choices": [{"mess')
+        elif fault == "html":
+            self.send(200, "<html>a proxy says hello</html>", **{"content-type": "text/html"})
+        elif fault == "empty":
+            self.send(200, '{"choices": []}')
+        elif fault == "error_in_200":
+            self.send(200, '{"error": {"message": "upstream 12 > 3"}}')
+        elif fault == "cut":
+            self.send_response(200)
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"choices"')
+            self.close_connection = True
+        else:
+            if fault == "slow":
+                time.sleep(1.0)
+            with judge.lock:
+                model = judge.models[min(judge.answered, len(judge.models) - 1)]
+                judge.answered += 1
+            choice = {"message": {"role": "assistant", "content": judge.answer(body)}, "finish_reason": judge.finish}
+            usage = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 60}}
+            self.send(
+                200, json.dumps({"model": model, "choices": [choice], "usage": usage, "system_fingerprint": "f1"})
+            )
+
+    def send(self, status: int, text: str, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in ({"content-type": "application/json"} | headers).items():
+            self.send_header(name, value)
+        data = text.encode()
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *about: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(judge: JudgeServer) -> Iterator[JudgeServer]:
+    """The judge at `judge.url`, until the block ends."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("JudgeHandler", (Handler,), {"judge": judge}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    judge.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    try:
+        yield judge
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,129 @@
+"""Two runs compared on the same topics."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clir_cli.errors import DataError
+from clir_cli.significance import TESTS, bootstrap_test, effect, holm, paired_t_test, randomisation_test
+
+scores = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40)
+
+
+@pytest.fixture
+def runs():
+    rng = np.random.default_rng(5)
+    a = rng.random(50)
+    return a, np.clip(a + rng.normal(0.05, 0.15, 50), 0, 1)
+
+
+def test_the_t_test_is_scipys(runs):
+    stats = pytest.importorskip("scipy.stats")
+    assert paired_t_test(*runs) == pytest.approx(stats.ttest_rel(*runs).pvalue, rel=1e-12)
+
+
+def test_the_t_test_by_hand():
+    # differences 1 2 3: mean 2, standard deviation 1, t = 2 sqrt(3) with 2 degrees of freedom
+    t = 2 * math.sqrt(3)
+    assert paired_t_test([1, 2, 3], [0, 0, 0]) == pytest.approx(1 - t / math.sqrt(2 + t * t))
+
+
+def test_the_randomisation_test_tries_all_sign_flips_of_few_topics():
+    # of the 8 ways to sign 1 2 3 only +++ and --- have a sum of 6
+    assert randomisation_test([1, 2, 3], [0, 0, 0]) == 2 / 8
+
+
+def test_the_randomisation_test_is_scipys_permutation_test(runs):
+    stats = pytest.importorskip("scipy.stats")
+
+    def mean_difference(x, y):
+        return np.mean(x - y)
+
+    few = [run[:10] for run in runs]
+    exact = stats.permutation_test(few, mean_difference, permutation_type="samples", n_resamples=np.inf)
+    assert randomisation_test(*few) == pytest.approx(exact.pvalue)
+    drawn = stats.permutation_test(runs, mean_difference, permutation_type="samples", n_resamples=20_000, rng=1)
+    assert randomisation_test(*runs) == pytest.approx(drawn.pvalue, abs=0.01)
+
+
+def test_the_bootstrap_is_the_normal_law_where_topics_are_many(runs):
+    stats = pytest.importorskip("scipy.stats")
+    d = runs[0] - runs[1]
+    assert bootstrap_test(*runs) == pytest.approx(
+        2 * stats.norm.sf(abs(d.mean()) / (d.std() / math.sqrt(50))), abs=0.01
+    )
+
+
+@pytest.mark.parametrize("test", TESTS.values())
+class TestEveryTest:
+    def test_it_gives_the_same_answer_twice(self, test, runs):
+        assert test(*runs) == test(*runs)
+
+    def test_it_does_not_care_which_run_comes_first(self, test, runs):
+        assert test(*runs) == pytest.approx(test(*reversed(runs)), rel=1e-9)
+
+    def test_runs_that_are_equal_on_every_topic_do_not_differ(self, test):
+        assert test([0.1, 0.5, 0.7] * 9, [0.1, 0.5, 0.7] * 9) == 1.0
+
+    @given(pairs=scores)
+    def test_it_gives_a_probability_for_whatever_scores(self, test, pairs):
+        assert 0 <= test(*zip(*pairs, strict=True)) <= 1
+
+    def test_a_score_that_is_no_number_is_refused(self, test):
+        with pytest.raises(DataError, match="NaN"):
+            test([0.1, math.nan], [0.2, 0.3])
+
+    def test_other_topics_are_refused(self, test):
+        with pytest.raises(DataError, match="same topics"):
+            test([0.1, 0.2], [0.2])
+
+
+def test_a_constant_gain_is_certain_and_one_topic_says_nothing():
+    assert paired_t_test([0.3, 0.4, 0.5], [0.2, 0.3, 0.4]) == 0.0
+    assert paired_t_test([0.3], [0.2]) == 1.0
+
+
+def test_holm_by_hand():
+    # sorted: 0.01 * 4, 0.02 * 3, 0.03 * 2 (not below the one before), 0.5 * 1
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+
+
+def test_holm_is_that_of_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is not installed")
+    p_values = np.random.default_rng(3).random(30) ** 3
+    assert holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
+
+
+def test_a_test_that_was_not_made_does_not_spoil_the_correction():
+    corrected = holm([0.01, math.nan, 0.04])
+    assert corrected[0] == pytest.approx(0.02)
+    assert math.isnan(corrected[1])
+    assert corrected[2] == pytest.approx(0.04)
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1)))
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
+    corrected = holm(p_values)
+    assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
+    by_p = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [corrected[i] for i in by_p] == sorted(corrected)
+
+
+def test_an_effect_is_scipys_confidence_interval_and_cohens_d(runs):
+    stats = pytest.importorskip("scipy.stats")
+    a, b = runs
+    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+    found = effect(a, b)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.difference == pytest.approx(np.mean(a - b))
+    assert found.d_z == pytest.approx(np.mean(a - b) / np.std(a - b, ddof=1))
+
+
+def test_no_difference_is_an_effect_of_zero():
+    assert effect([0.2, 0.4], [0.2, 0.4]) == (0.0, 0.0, 0.0, 0.0)
