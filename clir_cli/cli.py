@@ -273,7 +273,8 @@ def diff(
     """Compare two experiments or sweeps topic by topic:  clir diff runs/demo.en-de/A runs/demo.en-de/B"""
     from clir_cli import tables
 
-    print(json.dumps(tables.diff_rows(a, b, force=force), indent=1, ensure_ascii=False) if as_json else tables.diff(a, b, force=force))
+    found = tables.diff(a, b, force=force)
+    print(json.dumps(found.as_rows(), indent=1, ensure_ascii=False) if as_json else found)
 
 
 def _names(text: str) -> list[str]:
@@ -328,36 +329,30 @@ def main() -> NoReturn:
 
 
 def _guarded(call: Callable[[], Any], debug: bool) -> int:
-    import click
-
     try:
         return int(call() or 0)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
+    except _USAGE as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return ConfigError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
         print("\nstopped; what is finished stays finished: the same command goes on from there", file=sys.stderr)
-        return 1
+        return RunError.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ClirError as error:
+    except Exception as error:
         if debug:
             raise
-        print(f"clir: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if debug:
-            raise
-        print(f"clir: {error}", file=sys.stderr)
-        return RunError.exit_code
-    except Exception as error:  # a bug of ours: one line, and how to see the rest
-        if debug:
-            raise
+        if isinstance(error, ClirError | OSError):
+            print(f"clir: {error}", file=sys.stderr)
+            return error.exit_code if isinstance(error, ClirError) else RunError.exit_code
         print(f"clir: internal error: {type(error).__name__}: {error}\n  Please report it with the traceback that --debug prints.", file=sys.stderr)
-        return 1
+        return RunError.exit_code
+
+
+_USAGE: Any = typer.BadParameter.__mro__[2]  # click's ClickException, of whichever click this typer brings
 
 
 if __name__ == "__main__":

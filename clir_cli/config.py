@@ -232,6 +232,9 @@ class _Composer:
             try:
                 (self.parsed[text],) = self.parser.parse_overrides([text])
             except (HydraException, ValueError) as error:
+                if quoted := _quoted(text):
+                    (self.parsed[text],) = self.parser.parse_overrides([quoted])
+                    return self.parsed[text]
                 reason = str(error).strip().splitlines()[0]
                 problems.append(Problem("", f"{text!r} is not an override like group=choice or node.key=value ({reason})\n    quote what holds blanks, =, (), {{}} or other than ASCII twice: 'key=\"value\"'"))
                 return None
@@ -363,6 +366,15 @@ class _Composer:
         return None if found is None or found.parent == self.search[-1] else found
 
 
+def _quoted(text: str) -> str | None:
+    """A plain text that the grammar takes only in quotes: a path with {lang}, blanks, other than ASCII. None for lists, dicts, sweeps."""
+    key, equals, value = text.partition("=")
+    if not equals or not value or value[0] in "[{'\"" or "," in value or not re.fullmatch(r"[\w.@/+~-]+", key, re.ASCII):
+        return None
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'
+
+
 def _names(problem: Problem, key: str) -> bool:
     return problem.unknown and (problem.path == key or key.startswith(f"{problem.path}."))
 
@@ -466,13 +478,26 @@ def _changes(group: str, stage: str, plain: Plain, unset: Plain, values: Mapping
     found = []
     for key in sorted(values):
         node, _, name = key.partition(".")
+        if _get(plain, key) == _unset(unset, node, name):
+            continue
         if node == group and name != "label" and _changes_result(plain.get(group), name):
             found.append(f"{name}={_brief(_get(plain, key))}")
-        elif stage and node == stage and name not in COLUMNS[stage] and _get(plain, key) != _get(unset, key):
+        elif stage and node == stage and name not in COLUMNS[stage]:
             found.append(f"{name}={_brief(_get(plain, key))}")
         elif stage and node == "translator" and _translates(plain[stage]) and _changes_result(plain.get("translator"), name):
             found.append(f"translator.{name}={_brief(_get(plain, key))}")
     return found
+
+
+def _unset(unset: Plain, node: str, name: str) -> Any:
+    """What a key is without its override: the yaml's value, else the component's default."""
+    given = unset.get(node)
+    if not isinstance(given, dict) or name in given or schema.TARGET not in given:
+        return _get(unset, f"{node}.{name}")
+    try:
+        return schema.default(schema.find(given[schema.TARGET]), name)
+    except ConfigError:
+        return None
 
 
 def _changes_result(node: Any, name: str) -> bool:
@@ -560,10 +585,15 @@ def dump(plain: Mapping[str, Any], path: Path) -> None:
 
 def pin_revisions(plain: Plain, lock: Path) -> None:
     """Set every open model revision to the commit that this store, or this machine's model cache, already has."""
-    known = read_json(lock) if lock.exists() else {}
     for node in _models(plain):
         if node.get("revision") is None and hub.local_folder(node["model"]) is None:
-            node["revision"] = known.get(node["model"]) or hub.cached_revision(node["model"])
+            node["revision"] = known_revision(node["model"], lock)
+
+
+def known_revision(model: str, lock: Path) -> str | None:
+    """The commit that this store, or this machine's model cache, has for a hub model."""
+    noted = read_json(lock).get(model) if lock.exists() else None
+    return noted or hub.cached_revision(model)
 
 
 def resolve_revisions(plain: Plain, names: Sequence[str], lock: Path) -> None:

@@ -184,7 +184,7 @@ class Experiment:
 
         folder = self.store.folder(ranking.step)
         assert folder is not None
-        run = runs.read_trec(folder / "run.trec")
+        run = runs.read_made(folder / "run.trec")
         return run if ranking.under is None else runs.with_tail(run, self._run(ranking.under))
 
     def _query_rows(self, name: str) -> Iterator[dict[str, Any]]:
@@ -280,7 +280,7 @@ def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Seq
         qrels = _counted_qrels(cfg, store, cfg.dataset.read_qrels(request["judgments"]), request["judgments"], notes)
         measures = evaluation.parse_measures(request["measures"])
         for stage, file in stages.items():
-            scores = evaluation.evaluate(runs.read_trec(folder / file), qrels, measures)
+            scores = evaluation.evaluate(runs.read_made(folder / file), qrels, measures)
             base = {"experiment": name, "judgments": request["judgments"], "stage": stage}
             for row in evaluation.summary(scores, qrels, request["topics"]):
                 metrics.append({**_columns(cfg, stage), **base, "measure": row.measure, "value": repr(row.value), "topics": row.topics, "topics_without_relevant": row.topics_without_relevant})

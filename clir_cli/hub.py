@@ -77,7 +77,7 @@ def resolve(model: str, revision: str | None = None) -> str:
         return str(HfApi().model_info(model, revision=revision, timeout=10).sha)
     except HfHubHTTPError as error:
         raise missing(model, revision, _reason(error)) from error
-    except (OSError, RuntimeError, ValueError) as error:  # no route, no name, a proxy that answers nonsense
+    except Exception as error:  # no route, no name, a proxy that answers nonsense: the client's HTTP library names them
         raise missing(model, revision, f"the hub cannot be reached ({type(error).__name__})") from error
 
 
@@ -85,13 +85,13 @@ def _download(model: str, revision: str | None) -> str:
     if is_offline():
         raise missing(model, revision, "this machine is set offline (HF_HUB_OFFLINE)")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return str(snapshot_download(model, revision=revision, etag_timeout=10))
     except HfHubHTTPError as error:
         raise missing(model, revision, _reason(error)) from error
-    except (LocalEntryNotFoundError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise missing(model, revision, f"the hub cannot be reached ({type(error).__name__})") from error
 
 

@@ -58,9 +58,10 @@ def planned(cells: Sequence[Cell], store: Store) -> Plan:
         plan.cells.append(item)
         try:
             config.pin_revisions(cell.plain, store.root / "models.lock")
-            item.experiment = Experiment(config.built(cell.plain), stages)
-            item.same_as = seen.get(asked := _asked(item.experiment))
+            experiment = Experiment(config.built(cell.plain), stages)
+            item.same_as = seen.get(asked := _asked(experiment))
             seen.setdefault(asked, number)
+            item.experiment = experiment
         except ClirError as error:
             item.error = error
     return plan

@@ -245,6 +245,11 @@ def read_trec(
     return run
 
 
+def read_made(path: Path) -> Run:
+    """A run that clir wrote itself: read as any other, but it may be empty where no query found anything."""
+    return read_trec(path) if path.stat().st_size else from_hits({})
+
+
 def _columns(path: Path) -> pd.DataFrame:
     """A run's blank- or tab-separated columns as text, indexed by line number; DataError names a line that does not fit."""
     if not path.is_file():

@@ -147,3 +147,9 @@ def find(target: str) -> type[Any]:
 def role(cls: type[Any], name: str) -> str | None:
     """What a field means for identity; None if the class has no such field."""
     return next((str(f.metadata.get("role", "indexed")) for f in dataclasses.fields(cls) if f.name == name), None)
+
+
+def default(cls: type[Any], name: str) -> Any:
+    """The value a field has when nothing is said, lists as lists; None if it has none."""
+    value = next((f.default for f in dataclasses.fields(cls) if f.name == name and f.default is not dataclasses.MISSING), None)
+    return list(value) if isinstance(value, tuple) else value

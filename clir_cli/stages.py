@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clir_cli import views
-from clir_cli.config import Config
+from clir_cli.config import Config, known_revision
 from clir_cli.docstore import Docstore, hashed
 from clir_cli.docstore import write as write_docs
 from clir_cli.errors import ClirError, ConfigError, DataError, LanguageError, RunError
@@ -103,10 +103,12 @@ class Stages:
 
     def translated_docs(self, cfg: Config, translator: Any, source: str, target: str, only: tuple[Ranking, int] | None = None) -> Step:
         """The collection in another language; with `only`, just the candidates of a ranking."""
-        original = self.docs(cfg, source)
+        original, translator = self.docs(cfg, source), self._concrete(translator, source, target)
         label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.{source}-{target}"
         meaning = self._translation(cfg, translator, "docs", source, target)
         if isinstance(translator, Provided):
+            if translator.file is None and not all(f.exists() for f in cfg.dataset.source("docs", target).files):
+                raise LanguageError(f"translator=provided: the dataset has no documents in {target!r} to stand for those in {source!r}; choose another translator, or give translator.file")
             parallel = self.docs(replace_sample(cfg), target) if translator.file is None else None
 
             def provide(at: At) -> Counts:
@@ -120,9 +122,9 @@ class Stages:
                 return None
             return sorted({d for docs in at.store.lists(*only).values() for d in docs})
 
-        def count(at: At) -> int:
+        def total(at: At) -> int:
             wanted = ids(at)
-            return -(-(len(Docstore(at[original])) if wanted is None else len(wanted)) // TRANSLATE_DOCS)
+            return len(Docstore(at[original])) if wanted is None else len(wanted)
 
         def shard(at: At, i: int, folder: Path) -> Counts:
             store, begin, wanted = Docstore(at[original]), i * TRANSLATE_DOCS, ids(at)
@@ -143,12 +145,13 @@ class Stages:
 
         return self._step(Step(
             "translate", label, cfg.plain, meaning, make, parents=(original,), candidates=only,
-            shards=Shards(count, shard, "documents", TRANSLATE_DOCS), needs=_needs(translator),
+            shards=Shards(total, shard, "documents", TRANSLATE_DOCS), needs=_needs(translator),
         ))  # fmt: skip
 
     def translated_topics(self, cfg: Config, translator: Any, target: str) -> Step:
         """The selected topics in another language."""
         original, source = self.topics(cfg), cfg.dataset.query_lang
+        translator = self._concrete(translator, source, target)
         meaning = self._translation(cfg, translator, "topics", source, target)
 
         def make(at: At) -> Counts:
@@ -164,6 +167,14 @@ class Stages:
         label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.topics.{source}-{target}"
         return self._step(Step("translate", label, cfg.plain, meaning, make, parents=(original,), needs=_needs(translator)))
 
+    def _concrete(self, translator: Any, source: str, target: str) -> Any:
+        """The translator of one direction, where a family has a model for each: `opus-mt-{source}-{target}`."""
+        if "{source}" not in getattr(translator, "model", ""):
+            return translator
+        name = translator.model_for(source, target)
+        revision = known_revision(name, self.store.root / "models.lock")
+        return replace(translator, model=name, source=source, target=target, revision=revision)
+
     def _translation(self, cfg: Config, translator: Any, part: Literal["docs", "topics"], source: str, target: str) -> dict[str, Any]:
         """What decides a translation, whoever asks for it and for how much of a collection."""
         if translator is None:
@@ -176,6 +187,8 @@ class Stages:
                 said["topics"] = self._files(cfg.dataset.source("topics", target, "" if translator.source == "parallel" else translator.source))
         elif (reason := translator.directions(source, target)) is not None:
             raise LanguageError(f"translator {type(translator).__name__} cannot translate {source} to {target}: {reason}")
+        elif hasattr(translator, "engine"):
+            said["engine"] = translator.engine(source, target)
         return said
 
     def _translate(self, rows: Sequence[Mapping[str, str]], translator: Any, source: str, target: str) -> tuple[list[dict[str, str]], Counts]:
@@ -245,7 +258,7 @@ class Stages:
                 report = folder / "report.json"
                 return {"documents": min(size, docs.count(at) - i * size), **(read_json(report) if report.exists() else {})}
 
-            shards = Shards(lambda at: -(-docs.count(at) // size), shard, "documents", size)
+            shards = Shards(docs.count, shard, "documents", size)
             return self._step(Step("index", label, cfg.plain, meaning, lambda at: {}, docs.steps, shards=shards, needs=_needs(retriever)))
 
         def make(at: At) -> Counts:
@@ -312,7 +325,7 @@ class Stages:
         def make(at: At) -> Counts:
             from clir_cli import runs
 
-            read = [runs.read_trec(at[step] / "run.trec") for step in parts]
+            read = [runs.read_made(at[step] / "run.trec") for step in parts]
             run = runs.cut(fuse(read), cfg.retrieve.depth)
             runs.write_trec(run, at.draft / "run.trec")
             return {"queries": run["query_id"].nunique()}
@@ -349,8 +362,8 @@ class Stages:
         if isinstance(reranker, JudgedReranker):
             meaning["qrels"] = self._qrels_meaning(cfg)
 
-        def count(at: At) -> int:
-            return -(-len(at.store.lists(ranking, depth)) // RERANK_QUERIES)
+        def total(at: At) -> int:
+            return len(at.store.lists(ranking, depth))
 
         def shard(at: At, i: int, folder: Path) -> Counts:
             chosen = dict(list(at.store.lists(ranking, depth).items())[i * RERANK_QUERIES : (i + 1) * RERANK_QUERIES])
@@ -363,7 +376,7 @@ class Stages:
         label = f"{cfg.labels['reranker']}.{cfg.labels['retriever']}.{pair_label(cfg)}"
         step = self._step(Step(
             "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals), tuple(s for s in docs.steps if s not in originals),
-            (ranking, depth), Shards(count, shard, "queries", RERANK_QUERIES), _needs(reranker),
+            (ranking, depth), Shards(total, shard, "queries", RERANK_QUERIES), _needs(reranker),
         ))  # fmt: skip
         return Ranking(step, ranking if cfg.rerank.tail == "keep" else None)
 

@@ -44,10 +44,10 @@ class Needs:
 class Shards:
     """Fixed parts of a step, each made alone and kept: a restarted step makes only the missing ones."""
 
-    count: Callable[[At], int]
+    total: Callable[[At], int]  # how many documents or queries there are
     make: Callable[[At, int, Path], Counts]  # (at, shard number, its folder)
-    unit: str  # what a shard holds, for the progress line
-    size: int
+    unit: str
+    size: int  # how many a shard holds: a constant, or batches and with them the bytes would change
 
 
 @dataclass(frozen=True)
@@ -168,14 +168,15 @@ def _plain(value: Any, prints: Fingerprints, search: bool) -> Any:
 
 def _engines(part: Component) -> list[str]:
     """The programs and packages that decide the result, each with its major.minor version."""
-    named = [f"{name} {_minor(name)}" for name in getattr(part, "engines", ())]
-    if hasattr(part, "engine"):
-        named.append(part.engine())
-    return named
+    return [f"{name} {_minor(name)}" for name in getattr(part, "engines", ())]
 
 
 @cache
 def _minor(package: str) -> str:
+    if package == "anserini":  # no package of its own: the jar that pyserini carries
+        from clir_cli import lucene
+
+        return lucene.engine_version().removeprefix("anserini ")
     try:
         return ".".join(importlib.metadata.version(package).split(".")[:2])
     except importlib.metadata.PackageNotFoundError:

@@ -223,11 +223,12 @@ class Store:
 
     def _fill_shards(self, step: Step, at: At) -> list[Counts]:
         assert step.shards
-        folder, number = at.draft / "shards", step.shards.count(at)
+        folder, total = at.draft / "shards", step.shards.total(at)
+        number = -(-total // step.shards.size)
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
-        for i in track(range(number), number * step.shards.size, f"{step.stage} {step.label}", step.shards.unit, step.shards.size):
+        for i in track(range(number), total, f"{step.stage} {step.label}", step.shards.unit, step.shards.size):
             if (done := folder / f"{i:05d}").is_dir():
                 continue
             part = folder / f".{i:05d}-{os.getpid()}"

@@ -59,14 +59,17 @@ def tell(plan: Plan, outcome: Outcome) -> None:
 
 
 def text(plan: Plan, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """What the end of a sweep prints: dropped overrides, failed cells with their first error line, and the counts."""
+    """What the end of a sweep prints: dropped overrides, equal cells, failures with their first error line, and the counts."""
+    told: dict[str, list[int]] = {}
     for number, outcome in enumerate(outcomes):
-        asked = " ".join(outcome.cell.cell.overrides)
         if outcome.cell.cell.dropped:
-            yield f"cell {number} ({asked}): dropped {' '.join(outcome.cell.cell.dropped)}, which its component does not have"
+            told.setdefault(f"dropped {' '.join(outcome.cell.cell.dropped)}, which the component does not have", []).append(number)
         if outcome.cell.same_as is not None:
-            yield f"cell {number} ({asked}): the same as cell {outcome.cell.same_as}"
+            told.setdefault(f"the same as cell {outcome.cell.same_as}", []).append(number)
         if outcome.error is not None:
-            yield f"cell {number} ({asked}): {outcome.status}: {str(outcome.error).splitlines()[0]}"
+            told.setdefault(f"{outcome.status}: {str(outcome.error).splitlines()[0]}", []).append(number)
+    for message, numbers in told.items():
+        shown = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if numbers[8:] else "")
+        yield f"cell{'s' if numbers[1:] else ''} {shown}: {message}"
     counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed", "invalid")}
     yield f"{len(outcomes)} cells: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)

@@ -86,41 +86,47 @@ def read(sources: Iterable[str | Path]) -> Results:
     folders: dict[str, Path] = {}
     for source in map(Path, sources):
         path = source / "metrics.csv" if source.is_dir() else source
+        here: dict[str, None] = {}
         for line in _read_csv(path, COLUMNS):
             rows[tuple(line.values())] = {**line, "pair": f"{line['query_lang']}-{line['doc_lang']}"}
+            here[line["experiment"]] = None
         if (beside := path.with_name("per_query.csv")).exists():
             for line in _read_csv(beside, PER_QUERY):
                 experiment, judgments, stage, query_id, measure, value = line.values()
                 scores[experiment, judgments, stage, measure][query_id] = float(value)
-        found = {row["experiment"] for row in rows.values()} - set(folders)
-        for experiment in found:
-            if len(found) == 1 and path.with_name("config.yaml").exists():
-                folders[experiment] = path.parent
-            for base in [path.parent, *path.absolute().parents[1:5], Path()]:
-                if (base / experiment / "config.yaml").exists():
-                    folders.setdefault(experiment, base / experiment)
+        for experiment in here:
+            named = [base / experiment for base in [path.parent, *path.absolute().parents[1:5], Path()]]
+            found = [
+                folder
+                for folder in [*([path.parent] if len(here) == 1 else []), *named]
+                if (folder / "config.yaml").exists()
+            ]
+            if found:
+                folders.setdefault(experiment, found[0])
     if not rows:
         raise ConfigError("nothing to show: name experiment folders, sweep folders or metrics.csv files that hold rows")
     return Results(list(rows.values()), scores, folders)
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    import pandas as pd
-
+    """The lines of a CSV file as texts, in the order of `columns`; `value` is a number."""
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; name an experiment folder, a sweep folder or a metrics.csv")
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV file in UTF-8 with the columns {','.join(columns)}: {error}") from error
-    if missing := [column for column in columns if column not in frame]:
-        raise DataError(f"{path}:1: the columns {', '.join(missing)} are missing")
-    values = frame["value"]
-    for at, value in enumerate(values):
-        if not _is_number(value):
-            raise DataError(f"{path}:{at + 2}: expected a number as value, got {value!r}")
-    for record in frame[columns].itertuples(index=False, name=None):
-        yield dict(zip(columns, record, strict=True))
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, strict=True)
+        try:
+            head = next(reader, [])
+            if missing := [column for column in columns if column not in head]:
+                raise DataError(f"{path}:1: the columns {', '.join(missing)} are missing")
+            for fields in reader:
+                if len(fields) != len(head):
+                    raise DataError(f"{path}:{reader.line_num}: expected {len(head)} fields, got {len(fields)}")
+                line = dict(zip(head, fields, strict=True))
+                if not _is_number(line["value"]):
+                    raise DataError(f"{path}:{reader.line_num}: expected a number as value, got {line['value']!r}")
+                yield {column: line[column] for column in columns}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}:{reader.line_num + 1}: not a CSV file in UTF-8: {error}") from error
 
 
 def _is_number(text: str) -> bool:
@@ -423,13 +429,14 @@ def _selection_warning(keys: Sequence[str], left: Sequence[Label], kept: Sequenc
     for label in left:
         values = zip(keys, label, strict=True)
         methods[tuple(re.sub(r"\[.*\]$", "", value) for key, value in values if key in COLUMNS or key == "pair")] += 1
-    several = [" ".join(method) for method, n in methods.items() if n > 1]
-    if not several or not any(several):
+    dotted = ", ".join(key for key in keys if key not in COLUMNS and key != "pair")
+    several = [" ".join(method) or dotted for method, n in methods.items() if n > 1]
+    if not several:
         return []
     splits = ", ".join(dict.fromkeys(row["split"] or row["dataset"] for row in kept))
     return [
-        f"rows are several settings of {'; '.join(filter(None, several))}: the best of them is picked on the topics shown "
-        f"({splits}), so it is too good; clir tune chooses on others"
+        f"rows are several settings of {'; '.join(several)}: the best of them is picked on the topics shown "
+        f"({splits}), so it is too good: choose on other topics"
     ]
 
 
@@ -475,20 +482,16 @@ def _markdown(grid: _Grid) -> str:
         return number + {0: "", 1: "▲", -1: "▼"}[grid.sign(r, c)]
 
     lines = [[text.replace("|", "\\|") for text in [*r, *(cell(r, c) for c in grid.top)]] for r in grid.left]
-    return _pipes([text.replace("|", "\\|") for text in grid.head()], lines, len(grid.keys)) + "".join(
-        f"\n{note}  " for note in ["", *grid.notes]
-    ).rstrip(" ")
+    head = [text.replace("|", "\\|") for text in grid.head()]
+    return _pipes(head, lines, len(grid.keys)) + "\n" + "\n\n".join(grid.notes) + "\n"
 
 
 def _pipes(head: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> str:
     """A markdown table, padded to be read in a terminal; the first `texts` columns are left-aligned."""
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    rule = ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(max(w, 3) for w in widths)]
+    widths = [max(3, *(len(line[i]) for line in [head, *lines])) for i in range(len(head))]
+    rule = ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     padded = [
-        [
-            t.ljust(max(w, 3)) if i < texts else t.rjust(max(w, 3))
-            for i, (t, w) in enumerate(zip(line, widths, strict=True))
-        ]
+        [t.ljust(w) if i < texts else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))]
         for line in [head, *lines]
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]) + "\n"
@@ -631,6 +634,10 @@ def diff(
             )
         common = [topic for topic in x if topic in y]
         deltas = {topic: y[topic] - x[topic] for topic in common}
+        if mine["stage"] != "final" and (
+            x == y or (x, y) == (sides[0].topics(mine, "final"), sides[1].topics(yours, "final"))
+        ):
+            continue  # a stage that is the same on both sides, or that is the final one: no test for Holm to count
         tested = bool(common) and not mine["measure"].startswith("Judged")
         made.append(
             {
@@ -676,7 +683,7 @@ def _joined(
         if not all(both):
             continue
         differing: dict[str, tuple[str, str]] = {}
-        for column in shared:
+        for column in (c for c in shared if c != "measure"):
             found = [{row[column] for row in rows} for rows in both]
             if found[0] != found[1] and len(found[0]) == len(found[1]) == 1:
                 differing[column] = (found[0].pop(), found[1].pop())

@@ -76,20 +76,52 @@ def speed(count: int, queries: int, depths: list[int], java_home: str) -> None:
             with (folder / "docs" / "docs.jsonl").open("w") as file:
                 for n, text in enumerate(texts(count, 100, 0)):
                     file.write(json.dumps({"id": f"d{n}", "contents": text}) + "\n")
-            (folder / "topics.tsv").write_text("".join(f"{n}\t{text}\n" for n, text in enumerate(texts(queries, 8, 1, commonest=100))))
+            (folder / "topics.tsv").write_text(
+                "".join(f"{n}\t{text}\n" for n, text in enumerate(texts(queries, 8, 1, commonest=100)))
+            )
             mine = seconds(__file__, "--ours", name, "--depths", str(depth))
             env = {"JAVA_HOME": java_home, "OPENAI_API_KEY": "not used"}
-            command = ["-m", "pyserini.index.lucene", "--collection", "JsonCollection", "--input", f"{name}/docs", "--index"]
-            indexed = seconds(*command, f"{name}/theirs", "--generator", "DefaultLuceneDocumentGenerator", "--threads", "2", **env)
-            command = ["-m", "pyserini.search.lucene", "--index", f"{name}/theirs", "--topics", f"{name}/topics.tsv", "--bm25"]
-            command += ["--output", f"{name}/theirs.trec", "--hits", str(depth), "--threads", "2", "--batch-size", "100"]
+            command = [
+                "-m",
+                "pyserini.index.lucene",
+                "--collection",
+                "JsonCollection",
+                "--input",
+                f"{name}/docs",
+                "--index",
+            ]
+            indexed = seconds(
+                *command, f"{name}/theirs", "--generator", "DefaultLuceneDocumentGenerator", "--threads", "2", **env
+            )
+            command = [
+                "-m",
+                "pyserini.search.lucene",
+                "--index",
+                f"{name}/theirs",
+                "--topics",
+                f"{name}/topics.tsv",
+                "--bm25",
+            ]
+            command += [
+                "--output",
+                f"{name}/theirs.trec",
+                "--hits",
+                str(depth),
+                "--threads",
+                "2",
+                "--batch-size",
+                "100",
+            ]
             theirs = indexed + seconds(*command, **env)
             mine_rows, their_rows = (
                 [line.split()[:3:2] for line in (folder / f"{side}.trec").read_text().splitlines()]
                 for side in ("ours", "theirs")
             )
             same = "the same rankings" if mine_rows == their_rows else "OTHER RANKINGS"
-            print(f"{count} documents, {queries} queries, depth {depth}: {mine:.1f} s, Pyserini {theirs:.1f} s, {theirs / mine:.2f}x; {same}", flush=True)
+            print(
+                f"{count} documents, {queries} queries, depth {depth}: {mine:.1f} s, Pyserini {theirs:.1f} s, {theirs / mine:.2f}x; {same}",
+                flush=True,
+            )
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ def main() -> None:
         "xquad", type=Path, nargs="?", help="a folder with corpus.en.jsonl and sentences/corpus.en.jsonl"
     )
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--threads", type=int, help="1: the CPU time does not mind other work on the machine")
     options.add_argument("--every", type=int, default=1, help="take every n-th text: shorter passes, more repeats")
     options.add_argument("--sweep", action="store_true")
     options.add_argument("--memory", action="store_true")
@@ -44,7 +45,7 @@ def main() -> None:
     elif asked.memory:
         memory(asked.model)
     elif asked.xquad:
-        speed(read(asked.xquad)[:: asked.every], asked.repeats, asked.sweep)
+        speed(read(asked.xquad)[:: asked.every], asked.repeats, asked.threads, asked.sweep)
     else:
         options.error("name the folder of xquad-r, or --memory")
 
@@ -55,11 +56,14 @@ def read(folder: Path) -> list[Text]:
     return [Text(row["docid"], (("en", row["text"]),)) for row in rows]
 
 
-def speed(texts: list[Text], repeats: int, sweep: bool) -> None:
+def speed(texts: list[Text], repeats: int, threads: int | None, sweep: bool) -> None:
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from clir_cli import hub
 
+    if threads:
+        torch.set_num_threads(threads)
     reference = SentenceTransformer(str(hub.folder(MINILM.model)), device="cpu", local_files_only=True)
     plain = [text.text for text in texts]
     ways: dict[str, Callable[[], object]] = {
@@ -77,16 +81,22 @@ def speed(texts: list[Text], repeats: int, sweep: bool) -> None:
         begun = time.perf_counter()
         way()
         print(f"first pass {time.perf_counter() - begun:6.1f} s   {name}", file=sys.stderr)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    wall: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):  # interleaved: other work on the machine slows all alike
         for name, way in ways.items():
-            begun = time.perf_counter()
+            clock, process = time.perf_counter(), time.process_time()
             way()
-            seconds[name].append(time.perf_counter() - begun)
+            wall[name].append(time.perf_counter() - clock)
+            cpu[name].append(time.process_time() - process)
     first = next(iter(ways))
-    for name, times in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[first], times, strict=True))
-        print(f"{len(texts) / statistics.median(times):8.0f} texts/s   x {ratio:.2f}   {name}")
+    print(
+        f"{len(texts)} texts, {repeats} repeats, {torch.get_num_threads()} threads; ratios of the wall and of the CPU time"
+    )
+    for name in ways:
+        ratios = [statistics.median(a / b for a, b in zip(t[first], t[name], strict=True)) for t in (wall, cpu)]
+        rate = len(texts) / statistics.median(wall[name])
+        print(f"{rate:8.0f} texts/s   x {ratios[0]:.2f} wall   x {ratios[1]:.2f} CPU   {name}", flush=True)
 
 
 def encoding(dense: Dense, texts: list[Text]) -> Callable[[], object]:

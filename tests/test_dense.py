@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from clir_cli import encoding, runs
 from clir_cli.errors import ConfigError, DataError, LanguageError, MissingModel, RunError
 from clir_cli.retrievers import vectors
@@ -36,9 +37,9 @@ TEXTS = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def two_threads() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the test processes share two cores
     yield
     torch.set_num_threads(before)
 
@@ -92,6 +93,7 @@ def sentence_encoder(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -
     torch.manual_seed(1)
     parts = [Transformer(str(backbone)), Pooling(32, "mean"), Projection(32, 16)]
     model = SentenceTransformer(modules=parts, device="cpu", prompts={"query": "frage: ", "document": "text: "})
+    model.max_seq_length = 64
     model.save(str(folder), create_model_card=False)
     return folder
 
@@ -143,13 +145,13 @@ def read_topics(lang: str) -> list[Text]:
 def test_minilm_on_xquad_r_ranks_as_sentence_transformers_and_an_exact_product_rank(tmp_path: Path) -> None:
     from clir_cli import hub
 
-    docs, queries = read_corpus("en")[:80], read_topics("en")[:60]
+    docs, queries = read_corpus("en")[:40], read_topics("en")[:40]
     folder = hub.folder(MINILM.model)
     d, q = (reference(folder, [text.text for text in found]) for found in (docs, queries))
     assert cosine(encode(MINILM, [doc.text for doc in docs]), d) > 0.9999
     expected = q.astype(np.float64) @ d.T.astype(np.float64)  # (queries, docs)
 
-    run = MINILM.search(index(MINILM, docs, tmp_path, shard=30), queries, 10)
+    run = MINILM.search(index(MINILM, docs, tmp_path, shard=15), queries, 10)
 
     row, column = {q.id: i for i, q in enumerate(queries)}, {d.id: i for i, d in enumerate(docs)}
     for query, found in top(run, 10).items():
@@ -291,9 +293,10 @@ def test_last_token_pooling_reads_the_closing_token_also_where_the_tokenizer_add
     assert np.isfinite(encode(dense, ["", "a cat"])).all()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
 def test_a_compiled_model_gives_the_same_vectors(backbone: Path) -> None:
     dense = Dense(str(backbone), pooling="mean", device="cpu")
-    assert np.abs(encode(replace(dense, compile=True), TEXTS) - encode(dense, TEXTS)).max() < 1e-5
+    assert np.abs(encode(replace(dense, compile=True, batch_tokens=10_000), TEXTS) - encode(dense, TEXTS)).max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -15,8 +15,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from clir_cli import evaluation
 from clir_cli.errors import ConfigError, DataError, RunError
@@ -205,9 +203,9 @@ def test_the_program_behind_exponential_gains_says_what_it_needs():
 def test_half_a_million_rows_are_evaluated_in_seconds():
     qrels = [Qrel(str(q), f"d{i * 7}", i % 3) for q in range(300) for i in range(100)]
     run = from_hits({str(q): [(f"d{(i * 13) % 1000}", 0.0) for i in range(1000)] for q in range(300)})
-    start = time.monotonic()
+    start = time.process_time()
     evaluate(run, qrels, parse_measures(["AP", "nDCG@20", "R@100", "RR@10"]))
-    assert time.monotonic() - start < 15
+    assert time.process_time() - start < 15
 
 
 # The program trec_eval itself ------------------------------------------------------------------------------------------
@@ -277,28 +275,21 @@ def assert_equal_to_trec_eval(trec_eval, qrels_path: Path, run_path: Path, run=N
                     assert f"{value:.4f}" == printed.get((theirs, query_id), "0.0000"), (name, query_id)
 
 
-topic_ids = st.sampled_from(["0", "1", "7", "q"])
-doc_ids = st.sampled_from(["a", "b", "B", "ä", "z#1", "10", "9", "文", "new"])
-
-
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    judged=st.dictionaries(st.tuples(topic_ids, doc_ids), st.sampled_from([-1, 0, 0, 1, 2, 3]), min_size=1),
-    scored=st.dictionaries(
-        st.tuples(topic_ids, doc_ids), st.sampled_from([-1.5, 0.0, 2.0, 2.0, 50.0, 50.000001, 1e9]), min_size=1
-    ),
-)
-def test_any_run_scores_what_trec_eval_prints(trec_eval, tmp_path_factory, judged, scored):
-    folder = tmp_path_factory.mktemp("case")
-    qrels, run = folder / "qrels", folder / "run"
-    if not any(grade > 0 for grade in judged.values()):
-        judged["0", "a"] = 1
-    if not {topic for topic, _ in scored} & {topic for (topic, _), grade in judged.items() if grade > 0}:
-        scored[next(topic for (topic, _), grade in judged.items() if grade > 0), "a"] = (
-            1.0  # trec_eval refuses none in common
-        )
-    qrels.write_text("".join(f"{q} 0 {d} {g}\n" for (q, d), g in judged.items()), encoding="utf-8")
-    run.write_text("".join(f"{q} Q0 {d} 1 {s!r} t\n" for (q, d), s in scored.items()), encoding="utf-8")
+@pytest.mark.parametrize("seed", range(6))
+def test_any_run_scores_what_trec_eval_prints(trec_eval, tmp_path, seed):
+    """Ties, float32 ties, ids of many scripts, graded and negative judgments, topics without relevant documents or results."""
+    rng = random.Random(seed)
+    ids = ["a", "b", "B", "ä", "z#1", "10", "9", "文", "new", *(f"d{i}" for i in range(30))]
+    values = [-1.5, 0.0, 1.0, 2.0, 50.0, 50.000001, 1e9]
+    qrels, run = tmp_path / "qrels", tmp_path / "run"
+    topics = [str(i) for i in range(12)]
+    grades = {topic: [-1, 0] if topic in {"3", "8"} else [-1, 0, 0, 0, 1, 2, 3] for topic in topics}
+    judged = [f"{q} 0 {d} {rng.choice(grades[q])}\n" for q in topics for d in rng.sample(ids, 20)]
+    ranked = [q for q in [*topics, "unjudged"] if q not in {"5", "8"}]
+    scored = [f"{q} Q0 {d} 1 {rng.choice(values)!r} t\n" for q in ranked for d in rng.sample(ids, rng.randint(1, 30))]
+    rng.shuffle(scored)
+    qrels.write_text("".join(judged), encoding="utf-8")
+    run.write_text("".join(scored), encoding="utf-8")
     assert_equal_to_trec_eval(trec_eval, qrels, run)
 
 
@@ -416,6 +407,6 @@ def test_a_pair_judged_twice_alike_counts_once_and_is_said(tmp_path, capsys):
 def test_two_hundred_thousand_judgments_are_read_in_a_moment(tmp_path):
     path = tmp_path / "q.txt"
     path.write_text("".join(f"{i % 500} 0 doc{i} {i % 3}\n" for i in range(200_000)))
-    start = time.monotonic()
+    start = time.process_time()
     assert len(read_qrels(path)) == 200_000
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5

@@ -161,7 +161,7 @@ def test_retry_after_is_honoured(serve, date):
 
 
 def test_a_server_that_wants_an_hour_is_given_up(serve):
-    judge, llm = serve(JudgeServer(endless="429", retry_after="3600"))
+    _, llm = serve(JudgeServer(endless="429", retry_after="3600"))
     (answer,) = llm.generate(prompts(1), 50)
     assert (answer.error or "").endswith("(tried 1 times)")
 
@@ -182,7 +182,7 @@ def test_answers_come_back_in_the_order_of_the_prompts(serve):
 def test_a_missing_key_is_named_before_anything_is_asked(serve, monkeypatch):
     judge, llm = serve(JudgeServer(), api_key_env="MY_KEY")
     monkeypatch.delenv("MY_KEY", raising=False)
-    with pytest.raises(ConfigError, match="MY_KEY .* is not set"):
+    with pytest.raises(ConfigError, match=r"MY_KEY .* is not set"):
         llm.generate(prompts(1), 50)
     assert not judge.requests
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clir_cli.errors import ConfigError, LanguageError, MissingModel
+from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
 from clir_cli.segments import Segments
 from clir_cli.translation import translate_texts
-from clir_cli.translators.seq2seq import Seq2Seq
+from clir_cli.translators.seq2seq import Seq2Seq, _batches
 
 pytestmark = pytest.mark.filterwarnings(  # Marian's tokenizer asks for a normaliser that it never calls when encoding
     "ignore:Recommended. pip install sacremoses:UserWarning"
@@ -132,7 +135,12 @@ def marian(folder: Path) -> str:
     pad = len(pieces) - 1
     torch.manual_seed(1)
     config = MarianConfig(
-        vocab_size=len(pieces), pad_token_id=pad, eos_token_id=0, decoder_start_token_id=pad, forced_eos_token_id=0, **SIZES
+        vocab_size=len(pieces),
+        pad_token_id=pad,
+        eos_token_id=0,
+        decoder_start_token_id=pad,
+        forced_eos_token_id=0,
+        **SIZES,
     )
     model = MarianMTModel(config)
     model.generation_config.bad_words_ids = [[pad]]
@@ -145,6 +153,9 @@ CODES = {"m2m100": ("es", "en"), "nllb": ("spa_Latn", "eng_Latn"), "mbart": ("es
 
 @pytest.fixture(scope="module")
 def translators(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Seq2Seq]:
+    import torch
+
+    torch.set_num_threads(1)  # these models are so small that a second thread costs more than it gives
     made: dict[str, Seq2Seq] = {}
 
     def translator(codes: str) -> Seq2Seq:
@@ -152,25 +163,36 @@ def translators(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Seq
             folder = MAKE[codes](tmp_path_factory.mktemp(codes))
             languages = {"source": "es", "target": "en"} if codes == "none" else {}
             made[codes] = Seq2Seq(
-                folder, codes=codes, max_tokens=64, max_new_tokens=12, device="cpu", **languages  # type: ignore[arg-type]
+                folder,
+                codes=codes,
+                max_tokens=64,
+                max_new_tokens=12,
+                device="cpu",
+                **languages,  # type: ignore[arg-type]
             )
         return made[codes]
 
     return translator
 
 
-def plainly(translator: Seq2Seq, text: str, beams: int = 1) -> str:
-    """One sentence through the library's own calls: no batch, no padding."""
+@cache
+def loaded(folder: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(translator.model)
-    model = AutoModelForSeq2SeqLM.from_pretrained(translator.model).eval()
+    return AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+
+
+def plainly(translator: Seq2Seq, text: str, beams: int = 1, max_tokens: int = 64) -> str:
+    """One sentence through the library's own calls: no batch, no padding."""
+    tokenizer, model = loaded(translator.model)
     forced = {}
     if translator.codes != "none":
-        tokenizer.src_lang, target = CODES[translator.codes]
-        name = tokenizer.get_lang_token(target) if translator.codes == "m2m100" else target
+        tokenizer.src_lang, name = CODES[translator.codes]
         forced = {"forced_bos_token_id": tokenizer.convert_tokens_to_ids(name)}
-    ids = model.generate(**tokenizer(text, return_tensors="pt"), num_beams=beams, do_sample=False, max_new_tokens=12, **forced)
+    if translator.codes == "m2m100":
+        forced = {"forced_bos_token_id": tokenizer.get_lang_id("en")}
+    inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_tokens)
+    ids = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=12, max_length=None, **forced)
     kept = [i for i in ids[0].tolist() if i not in forced.values()]
     return str(tokenizer.decode(kept, skip_special_tokens=True))
 
@@ -181,3 +203,145 @@ def test_a_batch_says_what_plain_generate_says_sentence_by_sentence(translators,
     translated = translator.translate(SPANISH, "es", "en")
     assert translated == [plainly(translator, text) for text in SPANISH]
     assert len(set(translated)) > len(SPANISH) / 2, "the small model reads its input"
+
+
+@pytest.mark.parametrize("codes", ["nllb", "none"])
+def test_beam_search_says_what_plain_beam_search_says(translators, codes: str):
+    translator = replace(translators(codes), beams=3)
+    assert translator.translate(SPANISH, "es", "en") == [plainly(translator, text, beams=3) for text in SPANISH]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 100_000])
+def test_the_size_of_a_batch_does_not_change_a_translation(translators, batch_tokens: int):
+    translator = translators("nllb")
+    small = replace(translator, batch_tokens=batch_tokens)
+    assert small.translate(SPANISH, "es", "en") == translator.translate(SPANISH, "es", "en")
+
+
+def test_the_same_sentences_form_the_same_batches_in_any_order():
+    rows = [(5, 2), (7, 8, 9, 2), (4, 2), (7, 8, 2), (5, 2)]
+    assert list(_batches(rows, 6)) == list(_batches(rows[::-1], 6)) == [[(4, 2), (5, 2)], [(7, 8, 2)], [(7, 8, 9, 2)]]
+
+
+@pytest.mark.parametrize("codes", ["m2m100", "nllb", "mbart"])
+def test_both_languages_reach_the_model(translators, codes: str):
+    translator = translators(codes)
+    es_en = translator.translate(SPANISH, "es", "en")
+    assert translator.translate(SPANISH, "es", "fr") != es_en
+    assert translator.translate(SPANISH, "fr", "en") != es_en
+    assert translator.translate(SPANISH, "es", "en") == es_en, "nothing of the other directions is left behind"
+
+
+def test_a_translation_says_nothing_about_the_models_own_settings(translators, capfd: pytest.CaptureFixture[str]):
+    translators("m2m100").translate(SPANISH, "es", "en")
+    assert "max_length" not in capfd.readouterr().err
+
+
+def test_a_long_sentence_is_cut_before_its_end_mark_and_counted(translators, tmp_path: Path):
+    translator = replace(translators("nllb"), max_tokens=10)
+    long, short = " ".join(SPANISH[3].split()[:-1] * 4), "Hola."
+    assert translator.too_long([long, short], "es", "en") == [True, False]
+    assert translator.translate([long], "es", "en") == [plainly(translator, long, max_tokens=10)]
+    tokenizer, _ = translator._ready("es", "en")
+    (row,) = translator._encode(tokenizer, [long])
+    assert (len(row), row[0], row[-1]) == (10, tokenizer.convert_tokens_to_ids("spa_Latn"), tokenizer.eos_token_id)
+    for _ in range(2):  # the second time from memory
+        _, counts = translate_texts([long, short], translator, "es", "en", Segments(tmp_path), "small nllb")
+        assert counts.cut == 1
+
+
+def test_a_model_that_forgets_where_sentences_end_is_refused(translators, tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(translators("nllb").model, tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    broken = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps(broken))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert tokenizer.eos_token == "</s>"
+    with pytest.raises(RunError, match=r"puts no end-of-sentence token after 'Hola\.'"):
+        Seq2Seq(str(folder), source="es", target="en", max_tokens=64, max_new_tokens=12).translate(
+            ["Hola."], "es", "en"
+        )
+
+
+def test_one_model_per_direction_is_found_by_its_languages(translators):
+    fixed = translators("none")
+    family = Seq2Seq(
+        str(Path(fixed.model).with_name("opus-mt-{source}-{target}")), max_tokens=64, max_new_tokens=12, device="cpu"
+    )
+    assert family.model_for("es", "en") == fixed.model
+    assert family.translate(SPANISH, "es", "en") == fixed.translate(SPANISH, "es", "en")
+    with pytest.raises(ConfigError, match="opus-mt-en-fi' does not exist"):
+        family.translate(["Hello."], "en", "fi")
+
+
+def test_a_language_that_the_model_lacks_is_refused_while_planning():
+    assert Seq2Seq("facebook/nllb-200-1.3B", codes="nllb").directions("so", "en") is None
+    reason = Seq2Seq("facebook/mbart-large-50-many-to-many-mmt", codes="mbart").directions("so", "yo")
+    assert str(reason).startswith(
+        "facebook/mbart-large-50-many-to-many-mmt has no language so and yo; it has en, de, es"
+    )
+    one = Seq2Seq("Helsinki-NLP/opus-mt-en-jap", source="en", target="ja")
+    assert one.directions("en", "ja") is None
+    assert one.directions("ja", "en") == "Helsinki-NLP/opus-mt-en-jap translates en to ja, not ja to en"
+    with pytest.raises(LanguageError, match="not a language code"):
+        one.directions("english", "ja")
+
+
+def test_a_model_that_does_not_know_a_languages_name_is_refused(translators):
+    marian_as_nllb = Seq2Seq(translators("none").model, codes="nllb", max_tokens=64, max_new_tokens=12)
+    with pytest.raises(LanguageError, match="no token 'spa_Latn' for es: is it a nllb model"):
+        marian_as_nllb.translate(["Hola."], "es", "en")
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused(translators):
+    with pytest.raises(ConfigError, match="has 64 positions"):
+        replace(translators("nllb"), max_tokens=65).translate(["Hola."], "es", "en")
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingModel, match="hf download nobody/no-such-model"):
+        Seq2Seq("nobody/no-such-model", codes="nllb").translate(["Hola."], "es", "en")
+
+
+def test_a_folder_that_holds_no_translation_model_is_an_error_of_the_users(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(MissingModel, match="does not load as a translation model"):
+        Seq2Seq(str(tmp_path), codes="nllb").translate(["Hola."], "es", "en")
+
+
+def test_half_precision_and_nothing_to_translate_are_fine(translators):
+    for codes in MAKE:
+        assert len(replace(translators(codes), dtype="bfloat16").translate(SPANISH, "es", "en")) == len(SPANISH)
+        assert translators(codes).translate([], "es", "en") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({}, "codes=none needs"),
+        ({"source": "en"}, "codes=none needs"),
+        ({"codes": "nllb", "source": "en", "target": "de"}, "one model of many languages"),
+        ({"source": "en", "target": "de", "beams": 0}, "at least 1"),
+        ({"source": "en", "target": "de", "max_new_tokens": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], complaint: str):
+    with pytest.raises(ValueError, match=complaint):
+        Seq2Seq("owner/model", **settings)
+
+
+def test_planning_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from clir_cli.translators.seq2seq import Seq2Seq\n"
+        "from clir_cli.translators.apertium import Apertium\n"
+        "import clir_cli.translation\n"
+        "assert Seq2Seq('facebook/nllb-200-1.3B', codes='nllb').directions('es', 'en') is None\n"
+        "Apertium().directions('es', 'en')\n"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

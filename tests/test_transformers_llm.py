@@ -62,13 +62,23 @@ def tokenizer():
     return made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads only slow such small models down."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
     """A decoder of Llama's architecture whose checkpoint asks for sampling, which must not matter."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.set_num_threads(2)
     torch.manual_seed(1)
     folder, words = tmp_path_factory.mktemp("models") / "tiny-llama", tokenizer()
     config = LlamaConfig(
@@ -108,7 +118,7 @@ def encoder_decoder(t5) -> Transformers:
     return Transformers(model=str(t5), context=600, kind="seq2seq", template="plain", device="cpu")
 
 
-def prompts(n: int = 9) -> list[tuple[Message, ...]]:
+def prompts(n: int = 7) -> list[tuple[Message, ...]]:
     return [
         (Message("system", "Rank."), Message("user", " ".join(TEXTS[i % len(TEXTS)] for i in range(k % 5 + 1))))
         for k in range(n)
@@ -174,7 +184,7 @@ def test_a_model_without_a_chat_template_is_not_guessed_at(t5, llama):
     bare = t5.parent / "bare"
     shutil.copytree(llama, bare, dirs_exist_ok=True)
     (bare / "chat_template.jinja").unlink()
-    with pytest.raises(ConfigError, match="no chat template: set llm.template=plain"):
+    with pytest.raises(ConfigError, match=r"no chat template: set llm\.template=plain"):
         Transformers(model=str(bare), context=600).render((Message("user", "x"),))
 
 
@@ -238,16 +248,15 @@ def candidates() -> list[Candidates]:
     return [Candidates(Text(name, (("en", f"question {name}"),)), docs) for name in "abc"]
 
 
-def test_full_windows_fit_the_context_and_rerank_alike_alone_and_together(decoder, tmp_path):
-    reranker = Listwise(decoder, PROMPT, window=5, step=3, query_tokens=8, max_failed_answers=1.0)
-    journal = Journal()
-    together = reranker.rerank(candidates(), journal)
-    assert max(a["prompt_tokens"] for a in journal.answers) + reranker.answer_tokens(5) <= 600
-    assert max(a["prompt_tokens"] for a in journal.answers) > 450  # and the context is used
-    for one in candidates():
-        alone = reranker.rerank([one], Journal())
-        assert list(alone["doc_id"]) == list(together[together["query_id"] == one.query.id]["doc_id"])
-    assert all(row["texts_cut"] > 0 for row in journal.queries.values())
+def test_full_windows_fit_the_context_and_are_answered_alike_alone_and_together(decoder):
+    reranker = Listwise(decoder, PROMPT, window=5, step=4, query_tokens=8, retries=0, max_failed_answers=1.0)
+    together, alone = Journal(), Journal()
+    reranker.rerank(candidates(), together)
+    reranker.rerank(candidates()[1:2], alone)
+    longest = max(a["prompt_tokens"] for a in together.answers)
+    assert 450 < longest <= 600 - reranker.answer_tokens(5)
+    assert [a["text"] for a in together.answers if a["query_id"] == "b"] == [a["text"] for a in alone.answers]
+    assert all(row["texts_cut"] > 0 for row in together.queries.values())
 
 
 def test_a_local_answer_is_remembered(decoder, tmp_path):
@@ -281,7 +290,7 @@ def test_a_real_server_says_what_the_model_says_here(llama, decoder):
         "--device",
         "cpu",
     ]
-    quiet = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "NO_PROXY": "127.0.0.1"}
+    quiet = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
     server = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):

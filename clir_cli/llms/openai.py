@@ -128,8 +128,7 @@ class OpenAI:
                 except BaseException:
                     final.set()
                     raise
-            if answer.error is None:
-                arrived(at, answer)
+            arrived(at, answer)
             next(progress, None)
             return answer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from clir_cli import encoding, hub, progress
 from clir_cli.errors import ConfigError, RunError
@@ -18,6 +18,8 @@ class CrossEncoder:
 
     The score is the raw logit: a sigmoid orders alike but makes ties of the best documents (float32 ends at 1 - 6e-8).
     """
+
+    engines: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")  # whose versions decide the result
 
     model: str = model()  # hub id, local folder or package:NAME
     revision: str | None = None  # of a hub model; null: what models.lock or the hub's main says

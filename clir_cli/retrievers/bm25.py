@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from clir_cli import lucene
@@ -25,6 +25,8 @@ class BM25:
 
         score(q, d) = sum over the query's terms t of  qtf(t) * idf(t) * tf / (tf + k1 * (1 - b + b * |d| / avgdl))
         idf(t)      = ln(1 + (N - df(t) + 0.5) / (df(t) + 0.5))
+
+    engines: ClassVar[tuple[str, ...]] = ("anserini",)  # whose versions decide the result
 
     tf: occurrences of t in d, qtf: in the query, df: documents that have t, N: documents that have any term, |d|: terms
     of d, kept in one byte (exact below 40, then with three significant bits fewer), avgdl: exact mean of |d| over N.
@@ -113,7 +115,7 @@ class BM25:
             kind, asked = kinds[0], [(query.id, query.text) for query in queries]
         else:
             kind, asked = lucene.TERMS, list(self._in_pool(queries, kinds))
-        return from_hits(lucene.search(folder / "lucene", kind, asked, depth, self.k1, self.b))
+        return from_hits(lucene.search(folder / "lucene", kind, asked, depth, k1=self.k1, b=self.b))
 
     def _facts(self, folder: Path) -> dict[str, Any]:
         file = folder / "index.json"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clir_cli import encoding, hub, progress
 from clir_cli.errors import RunError
@@ -24,6 +24,8 @@ class Dense:
     Any model that sentence-transformers loads, or a plain transformers encoder with `pooling`; it must be on this machine
     or on the hub.
     """
+
+    engines: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")  # whose versions decide the result
 
     model: str = model()  # hub id, local folder or package:NAME
     revision: str | None = None  # of a hub model: commit, tag or branch; null: what models.lock or the hub's main says

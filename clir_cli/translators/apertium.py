@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -152,8 +151,10 @@ class _Pipe:
     """A running `apertium` for one mode: a text and a NUL go in, its translation and a NUL come out (null flush)."""
 
     def __init__(self, program: str, mode: str) -> None:
+        import tempfile
+
         self.mode, self.owner, self.lock, self.ended = mode, os.getpid(), threading.Lock(), False
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the program; not a pipe, nobody reads it before
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - a file, since nobody reads it before the program's end
         try:
             self.process = subprocess.Popen(
                 [program, "-z", "-u", "-f", "none", mode],  # none: the text is already in Apertium's stream format
@@ -174,9 +175,7 @@ class _Pipe:
         with self.lock:
             data = b"".join(_to_stream(text, number) for number, text in enumerate(texts))
             answered = threading.Event()
-            writer = threading.Thread(
-                target=self._write, args=(data, answered), daemon=True
-            )  # while we read: no dead-lock
+            writer = threading.Thread(target=self._write, args=(data, answered), daemon=True)  # else both sides block
             writer.start()
             try:
                 return list(track(self._read(texts, timeout), len(texts), f"apertium {self.mode}", "sentences"))

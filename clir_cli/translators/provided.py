@@ -44,11 +44,17 @@ class Provided:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.exists():
         raise DataError(f"translator.file: {path} does not exist")
-    with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as lines:
+    with (
+        gzip.open(path, "rt", encoding="utf-8-sig")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8-sig") as lines
+    ):
         try:
             yield from ((n, line.rstrip("\r\n")) for n, line in enumerate(lines, 1) if line.strip())
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first: iconv -t UTF-8") from error
+            raise DataError(
+                f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it first: iconv -t UTF-8"
+            ) from error
 
 
 def _entry(path: Path, number: int, line: str) -> tuple[str, dict[str, str]]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from clir_cli import hub
-from clir_cli.errors import ConfigError, LanguageError, RunError
+from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
 from clir_cli.languages import LANGUAGES, language
 from clir_cli.progress import track
 from clir_cli.types import model, neutral
@@ -25,6 +25,8 @@ class Seq2Seq:
     `model` of a one-direction family holds {source} and {target} (Helsinki-NLP/opus-mt-{source}-{target}); a single
     one-direction model says its languages in `source` and `target`. `model_for` is the model of a direction.
     """
+
+    engines: ClassVar[tuple[str, ...]] = ("transformers",)  # whose versions decide the result
 
     model: str = model()
     revision: str | None = None
@@ -48,7 +50,8 @@ class Seq2Seq:
             raise ValueError(
                 "codes=none needs {source} and {target} in `model`, or the model's own `source` and `target`"
             )
-        if min(self.beams, self.max_tokens, self.max_new_tokens or 1, self.batch_tokens or 1) < 1:
+        amounts = (self.beams, self.max_tokens, self.max_new_tokens, self.batch_tokens)
+        if any(amount is not None and amount < 1 for amount in amounts):
             raise ValueError("beams, max_tokens, max_new_tokens and batch_tokens are at least 1")
 
     @property
@@ -73,6 +76,8 @@ class Seq2Seq:
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
         """As many translations as texts. The same texts in one call form the same batches, whatever their order."""
+        if not texts:
+            return []
         import torch
 
         tokenizer, net = self._ready(source, target)
@@ -157,8 +162,14 @@ def _batches(rows: Sequence[tuple[int, ...]], batch_tokens: int) -> Iterator[lis
 def _load(folder: Path, dtype: str, device: str) -> tuple[Any, Any, Any]:
     """Tokenizer, model and the model's own generation config, once per process."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # progress.py says what is done
     where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    net = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(where)
-    return AutoTokenizer.from_pretrained(folder), net, net.generation_config
+    try:
+        net = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(where)
+        return AutoTokenizer.from_pretrained(folder), net, net.generation_config
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MissingModel(f"{folder} does not load as a translation model with its tokenizer: {error}") from error

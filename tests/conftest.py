@@ -1,0 +1,81 @@
+"""What the tests share: where the real data is, and clir as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+XQUAD = SHARED / "data" / "xquad-r"
+STATIC = SHARED / "models" / "static-multi"
+ALLOWED_SKIPS = ("needs a GPU", "needs a full JDK")  # what even .ci/run does not have
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Under .ci/run everything is installed: a test that is skipped for lack of something fails."""
+    report = yield
+    if report.skipped and os.environ.get("CLIR_TEST_ALL") and not hasattr(report, "wasxfail"):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if not any(allowed in reason for allowed in ALLOWED_SKIPS):
+            report.outcome, report.longrepr = "failed", f"skipped although .ci/run installs everything: {reason}"
+    return report
+
+
+def needs_shared(path: Path = SHARED) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not path.exists(), reason=f"needs {path.relative_to(SHARED.parent)} beside the project")
+
+
+class Clir:
+    """`clir` as a user calls it, in an empty folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = folder / "runs"
+
+    def __call__(self, *arguments: str, code: int = 0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(self.command(*arguments), cwd=self.folder, env=self.env(env), capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.env(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def experiment(self, *overrides: str, env: dict[str, str] | None = None) -> Path:
+        """The folder that `clir run --quiet` prints."""
+        return Path(self("run", "--quiet", *overrides, env=env).stdout.strip())
+
+    @staticmethod
+    def command(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "clir_cli", *arguments]
+
+    @staticmethod
+    def env(more: dict[str, str] | None) -> dict[str, str]:
+        root = str(Path(__file__).parents[1])
+        return {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", **(more or {})}
+
+
+@pytest.fixture
+def clir(tmp_path: Path) -> Clir:
+    return Clir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_clir(tmp_path_factory: pytest.TempPathFactory) -> Clir:
+    """One store for tests that only read what others made."""
+    return Clir(tmp_path_factory.mktemp("clir"))
+
+
+def xquad(query_lang: str, doc_lang: str, *more: str) -> list[str]:
+    """The overrides that run xquad-r through `dataset=files`."""
+    return [
+        "dataset=files", "dataset.label=xquad-r", f"dataset.docs={XQUAD}/corpus.{{lang}}.jsonl",
+        f"dataset.topics={XQUAD}/topics.{{lang}}.tsv", f"dataset.qrels={XQUAD}/qrels.{{doc_lang}}.txt",
+        "dataset.aligned='[a-z]+-(.*)'", f"dataset.query_lang={query_lang}", f"dataset.doc_lang={doc_lang}",
+        "dataset.measures=[RR@10,nDCG@10]", *more,
+    ]  # fmt: skip
