@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -24,11 +24,21 @@ app = typer.Typer(
     help="Cross-lingual retrieval experiments, from one line to a table.  Start with: clir run",
 )  # fmt: skip
 
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="group=choice or node.key=value; `clir configs` lists the groups")]  # noqa: UP045
-Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Sweep: comma lists, range(...), glob(*) make one cell per combination.")]
-Zip = Annotated[Optional[list[str]], typer.Option("--zip", help="Axes that go together, e.g. --zip dataset.pair,llm; repeatable.")]  # noqa: UP045
-ConfigDir = Annotated[Optional[list[Path]], typer.Option("--config-dir", help="A folder with your own yaml files; ./configs is always looked at.")]  # noqa: UP045
-Runs = Annotated[Optional[Path], typer.Option("--runs", help="Where results are kept (default: CLIR_RUNS, else ./runs).")]  # noqa: UP045
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="group=choice or node.key=value; `clir configs` lists the groups")
+]
+Multirun = Annotated[
+    bool,
+    typer.Option("--multirun", "-m", help="Sweep: comma lists, range(...), glob(*) make one cell per combination."),
+]
+Zip = Annotated[
+    list[str] | None, typer.Option("--zip", help="Axes that go together, e.g. --zip dataset.pair,llm; repeatable.")
+]
+ConfigDir = Annotated[
+    list[Path] | None,
+    typer.Option("--config-dir", help="A folder with your own yaml files; ./configs is always looked at."),
+]
+Runs = Annotated[Path | None, typer.Option("--runs", help="Where results are kept (default: CLIR_RUNS, else ./runs).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -42,7 +52,7 @@ def root(runs: Path | None) -> Path:
 @app.command()
 def run(
     overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
-    config: Annotated[Optional[Path], typer.Option("--config", help="Repeat the config.yaml of an experiment folder.")] = None,  # noqa: UP045
+    config: Annotated[Path | None, typer.Option("--config", help="Repeat the config.yaml of an experiment folder.")] = None,
     name: Annotated[str, typer.Option("--name", help="The sweep's name.")] = "sweep",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as clir plan.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the experiment folder, a line per cell.")] = False,
@@ -73,14 +83,20 @@ def run(
 @app.command()
 def plan(
     overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
-    config: Annotated[Optional[Path], typer.Option("--config", help="The config.yaml of an experiment folder.")] = None,  # noqa: UP045
+    config: Annotated[Path | None, typer.Option("--config", help="The config.yaml of an experiment folder.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show what a run would do, and what is done already:  clir plan -m retriever=bm25_qt,bm25_dt"""
     _print_plan(_cells(overrides, multirun, zips, config_dir, config), root(runs), as_json)
 
 
-def _cells(overrides: list[str] | None, multirun: bool, zips: list[str] | None, config_dir: list[Path] | None, config: Path | None) -> list[Cell]:
+def _cells(
+    overrides: list[str] | None,
+    multirun: bool,
+    zips: list[str] | None,
+    config_dir: list[Path] | None,
+    config: Path | None,
+) -> list[Cell]:
     from clir_cli import config as configs
 
     if config is not None:
@@ -161,9 +177,16 @@ def _metric_table(rows: list[dict[str, Any]]) -> list[str]:
     several = len({judgments for _, judgments in found}) > 1
     head = ["measure", *(["judgments"] if several else []), *stages, "topics"]
     topics = {(r["measure"], r["judgments"]): r["topics"] for r in rows}
-    body = [[m, *([j] if several else []), *(v.get(s, "-") for s in stages), topics[m, j]] for (m, j), v in found.items()]
+    body = [
+        [m, *([j] if several else []), *(v.get(s, "-") for s in stages), topics[m, j]] for (m, j), v in found.items()
+    ]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    return ["  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in [head, *body]]
+    return [
+        "  ".join(
+            f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in [head, *body]
+    ]
 
 
 def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
@@ -171,7 +194,9 @@ def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
     from clir_cli.launchers import serial
 
     folder = sweep.folder(plan, name)
-    outcomes = serial.execute(plan, lambda outcome: print(outcome.folder or "-", flush=True) if quiet else sweep.tell(plan, outcome))
+    outcomes = serial.execute(
+        plan, lambda outcome: print(outcome.folder or "-", flush=True) if quiet else sweep.tell(plan, outcome)
+    )
     sweep.write(plan, outcomes, folder)
     if as_json:
         print(json.dumps(sweep.rows(plan, outcomes), indent=1, ensure_ascii=False))
@@ -195,7 +220,7 @@ def why(a: str, b: str, runs: Runs = None) -> None:
 
 @app.command()
 def configs(
-    group: Annotated[Optional[str], typer.Argument()] = None, name: Annotated[Optional[str], typer.Argument()] = None,  # noqa: UP045
+    group: Annotated[str | None, typer.Argument()] = None, name: Annotated[str | None, typer.Argument()] = None,
     config_dir: ConfigDir = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """List the choices of every group, of one, or show a yaml:  clir configs retriever bm25_dt"""
@@ -215,7 +240,7 @@ def list_experiments(runs: Runs = None, as_json: Json = False) -> None:
 @app.command()
 def evaluate(
     targets: Annotated[list[Path], typer.Argument(help="Experiment folders, or one TREC run (with --qrels).")],
-    qrels: Annotated[Optional[Path], typer.Option(help="Judgments for a TREC run: query_id 0 doc_id relevance.")] = None,  # noqa: UP045
+    qrels: Annotated[Path | None, typer.Option(help="Judgments for a TREC run: query_id 0 doc_id relevance.")] = None,
     measures: Annotated[str, typer.Option(help="Comma-separated, as ir_measures spells them.")] = "",
     judgments: Annotated[str, typer.Option(help="For experiments: names of the dataset's judgments.")] = "",
     topics: Annotated[str, typer.Option(help="judged: every judged topic (trec_eval -c); relevant: those with a relevant document.")] = "judged",
@@ -228,11 +253,23 @@ def evaluate(
 
     chosen = [m.strip() for m in measures.split(",") if m.strip()]
     if topics not in {"judged", "relevant"} or order not in {"score", "rank", "any"}:
-        raise ConfigError(f"--topics is judged or relevant, --order is score, rank or any; got {topics!r} and {order!r}")
+        raise ConfigError(
+            f"--topics is judged or relevant, --order is score, rank or any; got {topics!r} and {order!r}"
+        )
     if qrels is not None:
         if len(targets) != 1:
             raise ConfigError("--qrels goes with exactly one TREC run")
-        print(listing.score(targets[0], qrels, chosen or ["nDCG@10", "nDCG@20", "AP", "RR@10", "R@100"], topics, per_query, order, as_json))
+        print(
+            listing.score(
+                targets[0],
+                qrels,
+                chosen or ["nDCG@10", "nDCG@20", "AP", "RR@10", "R@100"],
+                topics,
+                per_query,
+                order,
+                as_json,
+            )
+        )
         return
     names = [j.strip() for j in judgments.split(",") if j.strip()]
     for folder in targets:
@@ -246,12 +283,12 @@ def table(
     rows: Annotated[str, typer.Option(help="Columns of metrics.csv or dotted config keys.")] = "retriever,reranker",
     cols: Annotated[str, typer.Option(help="Columns of metrics.csv, or pair.")] = "pair",
     measure: Annotated[str, typer.Option(help="main: each dataset's own main measure.")] = "main",
-    where: Annotated[Optional[list[str]], typer.Option(help="column=value; repeatable.")] = None,  # noqa: UP045
+    where: Annotated[list[str] | None, typer.Option(help="column=value; repeatable.")] = None,
     stage: Annotated[str, typer.Option(help="first_stage, rerank_1, ..., final.")] = "final",
-    baseline: Annotated[Optional[str], typer.Option(help="own_first_stage, or a row, to test against.")] = None,  # noqa: UP045
+    baseline: Annotated[str | None, typer.Option(help="own_first_stage, or a row, to test against.")] = None,
     correction: Annotated[str, typer.Option(help="holm or none.")] = "holm",
     test: Annotated[str, typer.Option(help="t, randomisation or bootstrap.")] = "t",
-    agg: Annotated[Optional[str], typer.Option(help="mean or median, where a cell has several values.")] = None,  # noqa: UP045
+    agg: Annotated[str | None, typer.Option(help="mean or median, where a cell has several values.")] = None,
     fmt: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
     digits: Annotated[int, typer.Option(help="Decimals shown.")] = 4,
 ) -> None:  # fmt: skip
@@ -328,15 +365,21 @@ def main() -> NoReturn:
     sys.exit(_guarded(lambda: app(arguments, standalone_mode=False), debug))
 
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def _guarded(call: Callable[[], Any], debug: bool) -> int:
     try:
-        return int(call() or 0)
+        if (code := int(call() or 0)) != INTERRUPTED:
+            return code
+        raise KeyboardInterrupt
     except typer.Exit as error:
         return error.exit_code
     except _USAGE as error:
         error.show()
         return ConfigError.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        exec("")  # CPython remembers a Ctrl-C that passed through an exec() of text, and would die by the signal at exit
         print("\nstopped; what is finished stays finished: the same command goes on from there", file=sys.stderr)
         return RunError.exit_code
     except BrokenPipeError:
@@ -348,7 +391,10 @@ def _guarded(call: Callable[[], Any], debug: bool) -> int:
         if isinstance(error, ClirError | OSError):
             print(f"clir: {error}", file=sys.stderr)
             return error.exit_code if isinstance(error, ClirError) else RunError.exit_code
-        print(f"clir: internal error: {type(error).__name__}: {error}\n  Please report it with the traceback that --debug prints.", file=sys.stderr)
+        print(
+            f"clir: internal error: {type(error).__name__}: {error}\n  Please report it with the traceback that --debug prints.",
+            file=sys.stderr,
+        )
         return RunError.exit_code
 
 

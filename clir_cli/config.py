@@ -17,8 +17,30 @@ from clir_cli.errors import ConfigError
 from clir_cli.files import read_json, write_json, write_text
 from clir_cli.schema import Problem
 
-GROUPS = ("dataset", "translator", "llm", "prompt", "retriever", "reranker", "evaluate", "launcher", "quirk", "experiment")
-NODES = ("dataset", "translator", "llm", "prompt", "retriever", "reranker", "retrieve", "rerank", "evaluate", "launcher")
+GROUPS = (
+    "dataset",
+    "translator",
+    "llm",
+    "prompt",
+    "retriever",
+    "reranker",
+    "evaluate",
+    "launcher",
+    "quirk",
+    "experiment",
+)
+NODES = (
+    "dataset",
+    "translator",
+    "llm",
+    "prompt",
+    "retriever",
+    "reranker",
+    "retrieve",
+    "rerank",
+    "evaluate",
+    "launcher",
+)
 DERIVED = ("parts", "cascade", "names", "labels")  # what freezing adds
 COLUMNS = {  # stage settings that are columns of metrics.csv, so no part of a label
     "retrieve": {"query", "doc", "depth", "query_fields"},
@@ -168,14 +190,18 @@ def _user_folders(search: Sequence[Path]) -> None:
 _plugin: Any = None  # Hydra keeps its plug-ins for the life of the process
 
 
-def cells(overrides: Sequence[str], multirun: bool = False, zips: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> list[Cell]:
+def cells(
+    overrides: Sequence[str], multirun: bool = False, zips: Sequence[str] = (), config_dirs: Sequence[Path] = ()
+) -> list[Cell]:
     """The experiments that the overrides ask for, each composed, checked and frozen. ConfigError lists every problem."""
     search = folders(config_dirs)
     with _hydra(search) as loader:
         composer = _Composer(loader, search)
         axes = composer.axes(overrides, multirun, zips)
         problems: list[Problem] = []
-        found = [composer.cell(tuple(itertools.chain(*choice)), multirun, problems) for choice in itertools.product(*axes)]
+        found = [
+            composer.cell(tuple(itertools.chain(*choice)), multirun, problems) for choice in itertools.product(*axes)
+        ]
         if problems:
             raise invalid(problems)
         return [cell for cell in found if cell is not None]
@@ -184,7 +210,9 @@ def cells(overrides: Sequence[str], multirun: bool = False, zips: Sequence[str] 
 def invalid(problems: Sequence[Problem]) -> ConfigError:
     """One error with all problems, each once."""
     lines = list(dict.fromkeys(str(p) for p in problems))
-    return ConfigError(lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems:", *(f"  {line}" for line in lines)]))
+    return ConfigError(
+        lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} problems:", *(f"  {line}" for line in lines)])
+    )
 
 
 class _Composer:
@@ -211,7 +239,11 @@ class _Composer:
             if key in single:
                 problems.append(Problem("", f"{text!r}: {key} is given twice"))
             if parsed.is_sweep_override() and not multirun:
-                problems.append(Problem("", f"{text!r} asks for several experiments: add -m to sweep, or write a list as '{key}=[...]'"))
+                problems.append(
+                    Problem(
+                        "", f"{text!r} asks for several experiments: add -m to sweep, or write a list as '{key}=[...]'"
+                    )
+                )
             elif parsed.is_sweep_override():
                 single[key] = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
             else:
@@ -223,7 +255,8 @@ class _Composer:
         zipped = [self._zip(names.split(","), single, problems) for names in zips]
         if problems:
             raise invalid(problems)
-        return [*([(text,) for text in strings] for strings in single.values()), *zipped]
+        alone: list[list[tuple[str, ...]]] = [[(text,) for text in strings] for strings in single.values()]
+        return alone + zipped
 
     def _parse(self, text: str, problems: list[Problem]) -> Any:
         from hydra.errors import HydraException
@@ -236,7 +269,12 @@ class _Composer:
                     (self.parsed[text],) = self.parser.parse_overrides([quoted])
                     return self.parsed[text]
                 reason = str(error).strip().splitlines()[0]
-                problems.append(Problem("", f"{text!r} is not an override like group=choice or node.key=value ({reason})\n    quote what holds blanks, =, (), {{}} or other than ASCII twice: 'key=\"value\"'"))
+                problems.append(
+                    Problem(
+                        "",
+                        f"{text!r} is not an override like group=choice or node.key=value ({reason})\n    quote what holds blanks, =, (), {{}} or other than ASCII twice: 'key=\"value\"'",
+                    )
+                )
                 return None
         return self.parsed[text]
 
@@ -245,7 +283,12 @@ class _Composer:
         absent = [n for n in names if n not in single]
         lengths = {n: len(single[n]) for n in names if n in single}
         if absent or len(set(lengths.values())) > 1:
-            problems.append(Problem("--zip " + ",".join(names), f"no override for {', '.join(absent)}" if absent else f"the axes have different lengths: {lengths}"))
+            problems.append(
+                Problem(
+                    "--zip " + ",".join(names),
+                    f"no override for {', '.join(absent)}" if absent else f"the axes have different lengths: {lengths}",
+                )
+            )
             return []
         return list(zip(*(single.pop(n) for n in names), strict=True))
 
@@ -257,7 +300,12 @@ class _Composer:
                 if value is not None and name not in options:
                     problems.append(Problem("", f"{key} {str(name)!r} does not exist; {_nearest(str(name), options)}"))
         elif key.split(".")[0] not in NODES and "/" not in key and "@" not in key:
-            problems.append(Problem("", f"{key!r} is neither a group nor a node; {_nearest(key.split('.')[0], sorted({*GROUPS, *NODES}))}"))
+            problems.append(
+                Problem(
+                    "",
+                    f"{key!r} is neither a group nor a node; {_nearest(key.split('.')[0], sorted({*GROUPS, *NODES}))}",
+                )
+            )
 
     def _is_value(self, text: str) -> bool:
         parsed = self.parsed[text]
@@ -286,7 +334,10 @@ class _Composer:
             composed.pop("hydra")
             plain = OmegaConf.to_container(composed, resolve=False)
             assert isinstance(plain, dict)
-            self.bases[groups] = ({str(k): v for k, v in plain.items()}, {k: str(v or "none") for k, v in names.items()})
+            self.bases[groups] = (
+                {str(k): v for k, v in plain.items()},
+                {k: str(v or "none") for k, v in names.items()},
+            )
         return self.bases[groups]
 
     def compose(self, overrides: Sequence[str]) -> tuple[Plain, Plain, dict[str, str]]:
@@ -300,7 +351,7 @@ class _Composer:
 
     def cell(self, overrides: tuple[str, ...], sweep: bool, problems: list[Problem]) -> Cell | None:
         """One experiment; in a sweep, overrides that its component does not have are dropped and listed."""
-        kept, dropped = list(overrides), []
+        kept, dropped = list(overrides), list[str]()
         while True:
             found: list[Problem] = []
             try:
@@ -310,7 +361,11 @@ class _Composer:
                 construct(plain, found)
             except ConfigError as error:
                 found.append(Problem("", str(error)))
-            droppable = [t for t in kept if sweep and self._is_value(t) and any(_names(p, self.parsed[t].key_or_group) for p in found)]
+            droppable = [
+                t
+                for t in kept
+                if sweep and self._is_value(t) and any(_names(p, self.parsed[t].key_or_group) for p in found)
+            ]
             if not droppable:
                 problems += found
                 return None if found else Cell(overrides, plain, tuple(dropped))
@@ -339,13 +394,18 @@ class _Composer:
             if "parts" not in node:
                 continue
             if not isinstance(node["parts"], list) or not node["parts"]:
-                raise ConfigError(f"{group}.parts must name at least one {group}, e.g. '{group}.parts=[a,b]'; got {node['parts']!r}")
+                raise ConfigError(
+                    f"{group}.parts must name at least one {group}, e.g. '{group}.parts=[a,b]'; got {node['parts']!r}"
+                )
             plain[into] = {}
             for name in node["parts"]:
                 part = self._named(group, str(name), overrides)
                 if "parts" in part[group]:
                     raise ConfigError(f"{group}.parts: {name} is itself made of parts")
                 plain[into][str(name)] = {k: part[k] for k in (group, stage, "translator", "names", "labels")}
+            chosen = plain["names"]["translator"]
+            if chosen != DEFAULT_TRANSLATOR and any(_translates(part[stage]) for part in plain[into].values()):
+                plain["labels"][group] = _marked(plain["labels"][group], f"translator={chosen}")
 
     def _named(self, group: str, name: str, overrides: tuple[str, ...]) -> Plain:
         """The configuration with another choice in one group and without the overrides of that group's node."""
@@ -369,7 +429,13 @@ class _Composer:
 def _quoted(text: str) -> str | None:
     """A plain text that the grammar takes only in quotes: a path with {lang}, blanks, other than ASCII. None for lists, dicts, sweeps."""
     key, equals, value = text.partition("=")
-    if not equals or not value or value[0] in "[{'\"" or "," in value or not re.fullmatch(r"[\w.@/+~-]+", key, re.ASCII):
+    if (
+        not equals
+        or not value
+        or value[0] in "[{'\""
+        or "," in value
+        or not re.fullmatch(r"[\w.@/+~-]+", key, re.ASCII)
+    ):
         return None
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'{key}="{escaped}"'
@@ -437,7 +503,12 @@ def _absolute(node: Any, unset: Any, folder: Path | None) -> None:
 def _beside(value: Any, folder: Path, is_model: bool) -> Any:
     if isinstance(value, dict):
         return {k: _beside(v, folder, is_model) for k, v in value.items()}
-    if not isinstance(value, str) or value == "???" or re.match(r"^(/|~|clir:|package:)", value) or (is_model and not value.startswith(".")):
+    if (
+        not isinstance(value, str)
+        or value == "???"
+        or re.match(r"^(/|~|clir:|package:)", value)
+        or (is_model and not value.startswith("."))
+    ):
         return value
     return str(folder / value)
 
@@ -448,7 +519,9 @@ def _pair(dataset: Any) -> None:
         return
     query, dash, doc = str(dataset["pair"]).partition("-")
     if not (query and dash and doc):
-        raise ConfigError(f"dataset.pair: expected QUERY-DOCUMENT such as en-de (or en-fa+ru+zh for a pool), got {dataset['pair']!r}")
+        raise ConfigError(
+            f"dataset.pair: expected QUERY-DOCUMENT such as en-de (or en-fa+ru+zh for a pool), got {dataset['pair']!r}"
+        )
     dataset["query_lang"] = query
     dataset["doc_lang"] = doc.split("+") if "+" in doc else doc
 
@@ -461,13 +534,24 @@ def _labels(plain: Plain, unset: Plain, names: Mapping[str, str], values: Mappin
         name = names.get(group, "none")
         own = node.pop("label", None) if isinstance(node, dict) else None
         given = [] if own or group == "dataset" else _changes(group, stage, plain, unset, values)
-        if names.get("translator") != DEFAULT_TRANSLATOR and stage and _translates(plain[stage]) and not own and name != "none":
+        if (
+            names.get("translator") != DEFAULT_TRANSLATOR
+            and stage
+            and _translates(plain[stage])
+            and not own
+            and name != "none"
+        ):
             given.append(f"translator={names['translator']}")
         labels[group] = str(own or name) + (f"[{','.join(given)}]" if given else "")
     return labels
 
 
 DEFAULT_TRANSLATOR = "provided"
+
+
+def _marked(label: str, mark: str) -> str:
+    """`hybrid[k=10]` and `x=1` make `hybrid[k=10,x=1]`."""
+    return f"{label[:-1]},{mark}]" if label.endswith("]") else f"{label}[{mark}]"
 
 
 def _translates(stage: Mapping[str, Any]) -> bool:
@@ -480,11 +564,16 @@ def _changes(group: str, stage: str, plain: Plain, unset: Plain, values: Mapping
         node, _, name = key.partition(".")
         if _get(plain, key) == _unset(unset, node, name):
             continue
-        if node == group and name != "label" and _changes_result(plain.get(group), name):
+        if (node == group and name != "label" and _changes_result(plain.get(group), name)) or (
+            stage and node == stage and name not in COLUMNS[stage]
+        ):
             found.append(f"{name}={_brief(_get(plain, key))}")
-        elif stage and node == stage and name not in COLUMNS[stage]:
-            found.append(f"{name}={_brief(_get(plain, key))}")
-        elif stage and node == "translator" and _translates(plain[stage]) and _changes_result(plain.get("translator"), name):
+        elif (
+            stage
+            and node == "translator"
+            and _translates(plain[stage])
+            and _changes_result(plain.get("translator"), name)
+        ):
             found.append(f"translator.{name}={_brief(_get(plain, key))}")
     return found
 
@@ -502,7 +591,10 @@ def _unset(unset: Plain, node: str, name: str) -> Any:
 
 def _changes_result(node: Any, name: str) -> bool:
     try:
-        return not isinstance(node, dict) or schema.role(schema.find(node[schema.TARGET]), name.split(".")[0]) != "neutral"
+        return (
+            not isinstance(node, dict)
+            or schema.role(schema.find(node[schema.TARGET]), name.split(".", maxsplit=1)[0]) != "neutral"
+        )
     except (ConfigError, KeyError):
         return True
 
@@ -529,17 +621,29 @@ def construct(plain: Plain, problems: list[Problem]) -> Config | None:
     for name in ("llm", "prompt"):  # also where no reranker uses them: a misspelt key is a misspelt key
         schema.build(plain.get(name), name, problems)
     nested = {f"reranker.{p.path}" for p in problems[known:]}
-    built = {name: schema.build(plain.get(name), name, problems) for name in ("dataset", "translator", "retriever", "reranker")}
-    stages = {name: schema.construct(cls, schema.build(plain.get(name) or {}, name, problems), name, problems) for name, cls in (("retrieve", Retrieve), ("rerank", Rerank), ("evaluate", Evaluate))}
+    built = {
+        name: schema.build(plain.get(name), name, problems)
+        for name in ("dataset", "translator", "retriever", "reranker")
+    }
+    stages = {
+        name: schema.construct(cls, schema.build(plain.get(name) or {}, name, problems), name, problems)
+        for name, cls in (("retrieve", Retrieve), ("rerank", Rerank), ("evaluate", Evaluate))
+    }
     problems[known:] = [p for p in problems[known:] if p.path not in nested]
-    for name in ("dataset", "retriever", "reranker"):
-        if not isinstance(plain.get(name), dict) or schema.TARGET not in plain[name]:
-            problems.append(Problem(name, f"choose one: {name}=..."))
+    problems += [
+        Problem(name, f"choose one: {name}=...")
+        for name in ("dataset", "retriever", "reranker")
+        if not isinstance(plain.get(name), dict) or schema.TARGET not in plain[name]
+    ]
     parts = tuple(_part(plain, name, part, "parts", problems) for name, part in (plain.get("parts") or {}).items())
-    cascade = tuple(_part(plain, name, part, "cascade", problems) for name, part in (plain.get("cascade") or {}).items())
+    cascade = tuple(
+        _part(plain, name, part, "cascade", problems) for name, part in (plain.get("cascade") or {}).items()
+    )
     if len(problems) > known:
         return None
-    return Config(plain=plain, **built, **stages, parts=tuple(p for p in parts if p), cascade=tuple(p for p in cascade if p))
+    return Config(
+        plain=plain, **built, **stages, parts=tuple(p for p in parts if p), cascade=tuple(p for p in cascade if p)
+    )
 
 
 def _part(plain: Plain, name: str, part: Plain, kind: str, problems: list[Problem]) -> Config | None:
@@ -620,7 +724,12 @@ def resolve_revisions(plain: Plain, names: Sequence[str], lock: Path) -> None:
 def _models(node: Any) -> Iterator[Plain]:
     """Every component node that names a hub model and a revision."""
     if isinstance(node, dict):
-        if schema.TARGET in node and isinstance(node.get("model"), str) and node["model"] != "???" and "{" not in node["model"]:
+        if (
+            schema.TARGET in node
+            and isinstance(node.get("model"), str)
+            and node["model"] != "???"
+            and "{" not in node["model"]
+        ):
             cls = schema.find(node[schema.TARGET])
             if schema.role(cls, "model") == "model":
                 yield node

@@ -22,7 +22,7 @@ Input: TypeAlias = str | tuple[str, str]  # a text, or a query and a document th
 
 CHUNK_TEXTS = 2048  # texts tokenised at once
 CHUNK_CHARACTERS = 1 << 22  # texts x the longest: some 100 MB of token ids at most, also for 8,192-token models
-CPU_TOKENS = 1536  # padded tokens per batch; on 2 cores 1024 to 2048 are fastest (scripts/bench_dense.py)
+CPU_TOKENS = 1024  # padded tokens per batch; 512 to 2048 are fastest, 8192 takes twice as long (scripts/bench_dense.py)
 GPU_TOKENS = 32_768  # fills a large GPU with a base model; halved when it does not fit
 
 

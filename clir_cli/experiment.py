@@ -26,16 +26,60 @@ from clir_cli.types import Qrel
 if TYPE_CHECKING:
     from clir_cli.types import Run
 
-METRICS = (
-    "experiment,dataset,split,judgments,query_lang,doc_lang,query_fields,retriever,retrieve_query,retrieve_doc,reranker,llm,"
-    "rerank_query,rerank_doc,depth,rerank_depth,repeat,stage,measure,value,topics,topics_without_relevant"
-).split(",")
-PER_QUERY = "experiment,judgments,stage,query_id,measure,value".split(",")
-QUERIES = "experiment,query_id,calls,rounds,prompt_tokens,output_tokens,seconds,repaired,failed,cut_share".split(",")
-COSTS = (
-    "experiment,step,cached,seconds,documents,queries,calls_asked,calls_answered_from_cache,rounds,prompt_tokens,"
-    "cached_prefix_tokens,output_tokens,repaired,failed,usd"
-).split(",")
+METRICS = [
+    "experiment",
+    "dataset",
+    "split",
+    "judgments",
+    "query_lang",
+    "doc_lang",
+    "query_fields",
+    "retriever",
+    "retrieve_query",
+    "retrieve_doc",
+    "reranker",
+    "llm",
+    "rerank_query",
+    "rerank_doc",
+    "depth",
+    "rerank_depth",
+    "repeat",
+    "stage",
+    "measure",
+    "value",
+    "topics",
+    "topics_without_relevant",
+]
+PER_QUERY = ["experiment", "judgments", "stage", "query_id", "measure", "value"]
+QUERIES = [
+    "experiment",
+    "query_id",
+    "calls",
+    "rounds",
+    "prompt_tokens",
+    "output_tokens",
+    "seconds",
+    "repaired",
+    "failed",
+    "cut_share",
+]
+COSTS = [
+    "experiment",
+    "step",
+    "cached",
+    "seconds",
+    "documents",
+    "queries",
+    "calls_asked",
+    "calls_answered_from_cache",
+    "rounds",
+    "prompt_tokens",
+    "cached_prefix_tokens",
+    "output_tokens",
+    "repaired",
+    "failed",
+    "usd",
+]
 TABLES = {"metrics.csv": METRICS, "per_query.csv": PER_QUERY, "costs.csv": COSTS}  # what a sweep concatenates
 
 
@@ -94,7 +138,9 @@ class Experiment:
         key = self.key()
         if key is None or not self.place.is_dir():
             return None
-        return next((p for p in self.place.iterdir() if p.name.endswith(f"-{key}") and not p.name.startswith(".")), None)
+        return next(
+            (p for p in self.place.iterdir() if p.name.endswith(f"-{key}") and not p.name.startswith(".")), None
+        )
 
     # Evaluation: what is asked, and whether the folder has it
 
@@ -156,15 +202,18 @@ class Experiment:
     def _write(self, draft: Path, final: Path) -> None:
         name = f"{final.parent.name}/{final.name}"
         config.dump(self.cfg.plain, draft / "config.yaml")
-        tag = tag_of(self.cfg)
-        self._write_run(self.first, draft / "first_stage.trec", tag)
+        labels = self.cfg.labels
         for stage, ranking in self.rankings.items():
-            if stage != "first_stage":
-                self._write_run(ranking, draft / ("run.trec" if stage == "final" else f"{stage}.trec"), tag)
+            second = stage != "first_stage" and bool(self.second)
+            tag = tag_of(labels["retriever"], labels["reranker"] if second else "")
+            self._write_run(ranking, draft / ("run.trec" if stage == "final" else f"{stage}.trec"), tag)
         write_rows(draft / "queries.csv", QUERIES, self._query_rows(name))
         write_rows(draft / "costs.csv", COSTS, self._cost_rows(name))
         self._join_answers(draft / "answers.jsonl.gz")
-        steps = [{"stage": s.stage, "label": s.label, "key": self.store.key(s), "folder": str(self.store.folder(s))} for s in self.steps]
+        steps = [
+            {"stage": s.stage, "label": s.label, "key": self.store.key(s), "folder": str(self.store.folder(s))}
+            for s in self.steps
+        ]
         steps = [{**s, "folder": str(Path(s["folder"] or "").relative_to(self.store.root))} for s in steps]
         manifest = {
             "experiment": name, "key": self.key(), "made": provenance.now(), **provenance.environment(),
@@ -232,10 +281,9 @@ class Experiment:
         return hasattr(cfg.reranker, "llm")
 
 
-def tag_of(cfg: Config) -> str:
+def tag_of(*labels: str) -> str:
     """A run tag of at most 24 characters of [A-Za-z0-9_.-]."""
-    labels = cfg.labels
-    name = labels["retriever"] + ("" if labels["reranker"] == "none" else f"-{labels['reranker']}")
+    name = "-".join(label for label in labels if label)
     return "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in name)[:24]
 
 
@@ -275,7 +323,11 @@ def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Seq
 
     metrics, per_query = read_rows(folder / "metrics.csv"), read_rows(folder / "per_query.csv")
     notes: list[str] = []
-    stages = {"first_stage": "first_stage.trec", **{p.stem: p.name for p in sorted(folder.glob("rerank_*.trec"))}, "final": "run.trec"}
+    stages = {
+        "first_stage": "first_stage.trec",
+        **{p.stem: p.name for p in sorted(folder.glob("rerank_*.trec"))},
+        "final": "run.trec",
+    }
     for request in asked:
         qrels = _counted_qrels(cfg, store, cfg.dataset.read_qrels(request["judgments"]), request["judgments"], notes)
         measures = evaluation.parse_measures(request["measures"])
@@ -283,11 +335,23 @@ def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Seq
             scores = evaluation.evaluate(runs.read_made(folder / file), qrels, measures)
             base = {"experiment": name, "judgments": request["judgments"], "stage": stage}
             for row in evaluation.summary(scores, qrels, request["topics"]):
-                metrics.append({**_columns(cfg, stage), **base, "measure": row.measure, "value": repr(row.value), "topics": row.topics, "topics_without_relevant": row.topics_without_relevant})
+                metrics.append(
+                    {
+                        **_columns(cfg, stage),
+                        **base,
+                        "measure": row.measure,
+                        "value": repr(row.value),
+                        "topics": row.topics,
+                        "topics_without_relevant": row.topics_without_relevant,
+                    }
+                )
                 if row.other is not None and stage == "final":
                     notes.append(_policy_note(row, request))
             counted = evaluation.counted(scores, qrels, request["topics"])
-            per_query += [{**base, "query_id": q, "measure": m, "value": repr(float(v))} for q, m, v in zip(counted["query_id"], counted["measure"], counted["value"], strict=True)]
+            per_query += [
+                {**base, "query_id": q, "measure": m, "value": repr(float(v))}
+                for q, m, v in zip(counted["query_id"], counted["measure"], counted["value"], strict=True)
+            ]
     write_rows(folder / "per_query.csv", PER_QUERY, _union(per_query, ("judgments", "stage", "query_id", "measure")))
     write_rows(folder / "metrics.csv", METRICS, _union(metrics, ("judgments", "stage", "measure")))
     manifest = read_json(folder / "manifest.json")
@@ -300,7 +364,9 @@ def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Seq
 
 def _policy_note(row: Any, request: Mapping[str, Any]) -> str:
     other = "relevant" if request["topics"] == "judged" else "judged"
-    counted = row.topics - row.topics_without_relevant if other == "relevant" else row.topics + row.topics_without_relevant
+    counted = (
+        row.topics - row.topics_without_relevant if other == "relevant" else row.topics + row.topics_without_relevant
+    )
     return (
         f"{row.measure} ({request['judgments']}) is {row.value:.4f} over {row.topics} topics (evaluate.topics={request['topics']}); "
         f"it would be {row.other:.4f} over {counted} with evaluate.topics={other}"

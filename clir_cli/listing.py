@@ -54,7 +54,12 @@ def experiments(root: Path, as_json: bool) -> str:
     if not rows:
         return f"no experiments in {root} yet: clir run"
     width = max(len(r["experiment"]) for r in rows)
-    return "\n".join(f"{r['experiment']:<{width}}  {r['made']}  {r['measure']} {r['value']:.4f}" if r["measure"] else f"{r['experiment']:<{width}}  {r['made']}  (no judgments)" for r in rows)
+    return "\n".join(
+        f"{r['experiment']:<{width}}  {r['made']}  {r['measure']} {r['value']:.4f}"
+        if r["measure"]
+        else f"{r['experiment']:<{width}}  {r['made']}  (no judgments)"
+        for r in rows
+    )
 
 
 def score(run: Path, qrels: Path, measures: list[str], topics: Any, per_query: bool, order: Any, as_json: bool) -> str:
@@ -68,19 +73,39 @@ def score(run: Path, qrels: Path, measures: list[str], topics: Any, per_query: b
     if as_json:
         rows = counted.to_dict("records") if per_query else []
         return json.dumps({"summary": [row._asdict() for row in found], "per_query": rows}, indent=1)
-    lines = [f"{q}\t{m}\t{v:.4f}" for q, m, v in zip(counted["query_id"], counted["measure"], counted["value"], strict=True)] if per_query else []
+    lines = (
+        [
+            f"{q}\t{m}\t{v:.4f}"
+            for q, m, v in zip(counted["query_id"], counted["measure"], counted["value"], strict=True)
+        ]
+        if per_query
+        else []
+    )
     for row in found:
-        other = f"   ({row.other:.4f} with --topics {'relevant' if topics == 'judged' else 'judged'})" if row.other is not None else ""
-        lines.append(f"{'all' + chr(9) if per_query else ''}{row.measure}\t{row.value:.4f}\t{row.topics} topics, {row.topics_without_relevant} without a relevant document{other}")
+        other = (
+            f"   ({row.other:.4f} with --topics {'relevant' if topics == 'judged' else 'judged'})"
+            if row.other is not None
+            else ""
+        )
+        lines.append(
+            f"{'all' + chr(9) if per_query else ''}{row.measure}\t{row.value:.4f}\t{row.topics} topics, {row.topics_without_relevant} without a relevant document{other}"
+        )
     return "\n".join(lines)
 
 
-def score_experiment(folder: Path, root: Path, measures: list[str], judgments: list[str], topics: str) -> list[dict[str, Any]]:
+def score_experiment(
+    folder: Path, root: Path, measures: list[str], judgments: list[str], topics: str
+) -> list[dict[str, Any]]:
     """A finished experiment's metrics, after adding the measures and judgments asked; nothing is ranked again."""
     if not (folder / "manifest.json").exists():
         raise DataError(f"{folder} is not an experiment folder (no manifest.json); for a run file give --qrels")
     plain = config.load(folder / "config.yaml")
-    asked = plain["evaluate"] | {"topics": topics} | ({"measures": measures} if measures else {}) | ({"judgments": judgments} if judgments else {})
+    asked = (
+        plain["evaluate"]
+        | {"topics": topics}
+        | ({"measures": measures} if measures else {})
+        | ({"judgments": judgments} if judgments else {})
+    )
     experiment = Experiment(config.built(plain | {"evaluate": asked}), Stages(Store(root)))
     add_evaluation(folder, experiment.store, experiment.cfg, experiment.asked())
     return read_rows(folder / "metrics.csv")
@@ -97,7 +122,9 @@ def make_step(draft: Path) -> None:
         if store.key(step) == request["key"]:
             store.fill(step, request["key"], draft)
             return
-    raise ConfigError(f"{draft}: no step of this configuration has the key {request['key']}: files, package versions or clir itself changed since it was asked for")
+    raise ConfigError(
+        f"{draft}: no step of this configuration has the key {request['key']}: files, package versions or clir itself changed since it was asked for"
+    )
 
 
 TEMPLATES = {

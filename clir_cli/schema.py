@@ -58,7 +58,7 @@ def construct(cls: type[Any], values: Mapping[str, Any], path: str, problems: li
     absent = [k for k, v in values.items() if v == "???"]
     problems += [Problem(f"{path}.{k}", _mandatory(cls, k)) for k in absent]
     try:
-        valid = _schema(cls).validate_python(checked)
+        valid = _schema(cls).validate_python(checked)  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         found = list(_problems(cls, path, error, absent))
         problems += [p for p in found if not any(f == p.path or f.startswith(f"{p.path}.") for f in failed)]
@@ -81,7 +81,13 @@ def _problems(cls: type[Any], path: str, error: Any, absent: list[str]) -> Itera
         if e["type"] == "extra_forbidden":
             near = difflib.get_close_matches(loc[0], names, 3, 0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else ""
-            yield Problem(where, f"{cls.__name__} has no such option; {hint} It has: {', '.join(names) or 'none'}".replace(";  It", ";  it").replace(";  ", "; "), True)
+            yield Problem(
+                where,
+                f"{cls.__name__} has no such option; {hint} It has: {', '.join(names) or 'none'}".replace(
+                    ";  It", ";  it"
+                ).replace(";  ", "; "),
+                True,
+            )
         elif e["type"] == "missing":
             if loc[0] not in absent:
                 yield Problem(where, _mandatory(cls, loc[0]))
@@ -105,12 +111,18 @@ def _frozen(value: Any) -> Any:
 
 @cache
 def _schema(cls: type[Any]) -> Any:
+    from typing import NotRequired
+
     from pydantic import ConfigDict, Strict, TypeAdapter
-    from typing_extensions import NotRequired, TypedDict
+    from typing_extensions import TypedDict
 
     lax = {Path: Annotated[Path, Strict(False)], Path | None: Annotated[Path | None, Strict(False)]}
     hints = {n: lax.get(h, h) for n, h in get_type_hints(cls, include_extras=True).items()}
-    needed = {f.name: f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING for f in dataclasses.fields(cls) if f.init}
+    needed = {
+        f.name: f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        for f in dataclasses.fields(cls)
+        if f.init
+    }
     spec = TypedDict(cls.__name__, {n: hints[n] if must else NotRequired[hints[n]] for n, must in needed.items()})  # type: ignore[misc]
     spec.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)  # type: ignore[attr-defined]
     return TypeAdapter(spec)
@@ -134,7 +146,9 @@ def find(target: str) -> type[Any]:
     module, _, name = str(target).rpartition(".")
     package = module.split(".")[0]
     if package != "clir_cli" and package not in plugins():
-        raise ConfigError(f"_target_ {target!r} is not a component of clir or of an installed plug-in (entry point group {PLUGINS!r})")
+        raise ConfigError(
+            f"_target_ {target!r} is not a component of clir or of an installed plug-in (entry point group {PLUGINS!r})"
+        )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -151,5 +165,7 @@ def role(cls: type[Any], name: str) -> str | None:
 
 def default(cls: type[Any], name: str) -> Any:
     """The value a field has when nothing is said, lists as lists; None if it has none."""
-    value = next((f.default for f in dataclasses.fields(cls) if f.name == name and f.default is not dataclasses.MISSING), None)
+    value = next(
+        (f.default for f in dataclasses.fields(cls) if f.name == name and f.default is not dataclasses.MISSING), None
+    )
     return list(value) if isinstance(value, tuple) else value

@@ -62,7 +62,11 @@ class Stages:
                 counts = write_docs(docs, at.draft, dataset.on_empty, dataset.on_duplicate)
             if not counts["documents"]:
                 raise DataError(f"{', '.join(map(str, source.files))}: no documents")
-            _tell(counts, f"{cfg.labels['dataset']}.{lang}", {"empty": "documents without text", "duplicates": "repeated doc_ids (the first kept)"})
+            _tell(
+                counts,
+                f"{cfg.labels['dataset']}.{lang}",
+                {"empty": "documents without text", "duplicates": "repeated doc_ids (the first kept)"},
+            )
             return counts
 
         return self._step(Step("docs", f"{cfg.labels['dataset']}{dataset.selection}.{lang}", cfg.plain, meaning, make))
@@ -71,7 +75,11 @@ class Stages:
         """The selected topics in the query language."""
         dataset, lang = cfg.dataset, cfg.dataset.query_lang
         source = dataset.source("topics", lang)
-        meaning: dict[str, Any] = {"topics": self._files(source), "queries": self._selection(cfg), "limit": dataset.limit_queries}
+        meaning: dict[str, Any] = {
+            "topics": self._files(source),
+            "queries": self._selection(cfg),
+            "limit": dataset.limit_queries,
+        }
 
         def make(at: At) -> Counts:
             with _unchanged(source.files):
@@ -83,7 +91,9 @@ class Stages:
             write_queries(queries, at.draft)
             return {"queries": len(queries), "empty": empty}
 
-        return self._step(Step("topics", f"{cfg.labels['dataset']}{dataset.selection}.{lang}", cfg.plain, meaning, make))
+        return self._step(
+            Step("topics", f"{cfg.labels['dataset']}{dataset.selection}.{lang}", cfg.plain, meaning, make)
+        )
 
     def _selection(self, cfg: Config) -> Any:
         chosen = cfg.dataset.queries
@@ -101,18 +111,24 @@ class Stages:
 
     # Translation ----------------------------------------------------------------------------------------------------
 
-    def translated_docs(self, cfg: Config, translator: Any, source: str, target: str, only: tuple[Ranking, int] | None = None) -> Step:
+    def translated_docs(
+        self, cfg: Config, translator: Any, source: str, target: str, only: tuple[Ranking, int] | None = None
+    ) -> Step:
         """The collection in another language; with `only`, just the candidates of a ranking."""
         original, translator = self.docs(cfg, source), self._concrete(translator, source, target)
         label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.{source}-{target}"
         meaning = self._translation(cfg, translator, "docs", source, target)
         if isinstance(translator, Provided):
             if translator.file is None and not all(f.exists() for f in cfg.dataset.source("docs", target).files):
-                raise LanguageError(f"translator=provided: the dataset has no documents in {target!r} to stand for those in {source!r}; choose another translator, or give translator.file")
+                raise LanguageError(
+                    f"translator=provided: the dataset has no documents in {target!r} to stand for those in {source!r}; choose another translator, or give translator.file"
+                )
             parallel = self.docs(replace_sample(cfg), target) if translator.file is None else None
 
             def provide(at: At) -> Counts:
-                return _provide_docs(at, translator, Docstore(at[original]), at[parallel] if parallel else None, source, target)
+                return _provide_docs(
+                    at, translator, Docstore(at[original]), at[parallel] if parallel else None, source, target
+                )
 
             parents = (original, parallel) if parallel else (original,)
             return self._step(Step("translate", label, cfg.plain, meaning, provide, parents=parents))
@@ -165,7 +181,9 @@ class Stages:
             return {"queries": len(rows), **counts}
 
         label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.topics.{source}-{target}"
-        return self._step(Step("translate", label, cfg.plain, meaning, make, parents=(original,), needs=_needs(translator)))
+        return self._step(
+            Step("translate", label, cfg.plain, meaning, make, parents=(original,), needs=_needs(translator))
+        )
 
     def _concrete(self, translator: Any, source: str, target: str) -> Any:
         """The translator of one direction, where a family has a model for each: `opus-mt-{source}-{target}`."""
@@ -175,23 +193,38 @@ class Stages:
         revision = known_revision(name, self.store.root / "models.lock")
         return replace(translator, model=name, source=source, target=target, revision=revision)
 
-    def _translation(self, cfg: Config, translator: Any, part: Literal["docs", "topics"], source: str, target: str) -> dict[str, Any]:
+    def _translation(
+        self, cfg: Config, translator: Any, part: Literal["docs", "topics"], source: str, target: str
+    ) -> dict[str, Any]:
         """What decides a translation, whoever asks for it and for how much of a collection."""
         if translator is None:
-            raise ConfigError(f"{part} in {source!r} are to be seen in {target!r}: choose a translator, e.g. translator=nllb_600m")
-        said: dict[str, Any] = {"translator": identity(translator, self.store.prints), "part": part, "source": source, "target": target}
+            raise ConfigError(
+                f"{part} in {source!r} are to be seen in {target!r}: choose a translator, e.g. translator=nllb_600m"
+            )
+        said: dict[str, Any] = {
+            "translator": identity(translator, self.store.prints),
+            "part": part,
+            "source": source,
+            "target": target,
+        }
         if isinstance(translator, Provided):
             if translator.file is not None:
                 said["file"] = self.store.prints.fingerprint(translator.path(source, target))
             elif part == "topics":
-                said["topics"] = self._files(cfg.dataset.source("topics", target, "" if translator.source == "parallel" else translator.source))
+                said["topics"] = self._files(
+                    cfg.dataset.source("topics", target, "" if translator.source == "parallel" else translator.source)
+                )
         elif (reason := translator.directions(source, target)) is not None:
-            raise LanguageError(f"translator {type(translator).__name__} cannot translate {source} to {target}: {reason}")
+            raise LanguageError(
+                f"translator {type(translator).__name__} cannot translate {source} to {target}: {reason}"
+            )
         elif hasattr(translator, "engine"):
             said["engine"] = translator.engine(source, target)
         return said
 
-    def _translate(self, rows: Sequence[Mapping[str, str]], translator: Any, source: str, target: str) -> tuple[list[dict[str, str]], Counts]:
+    def _translate(
+        self, rows: Sequence[Mapping[str, str]], translator: Any, source: str, target: str
+    ) -> tuple[list[dict[str, str]], Counts]:
         """Field by field: title and body are translated and stored apart."""
         from clir_cli.translation import translate_texts
 
@@ -214,11 +247,17 @@ class Stages:
         translator = node.query_translator or cfg.translator
         columns = []
         for lang in views.targets(node.query, dataset.query_lang, dataset.query_lang, dataset.doc_langs):
-            step = self.topics(topics_of) if lang == dataset.query_lang else self.translated_topics(topics_of, translator, lang)
+            step = (
+                self.topics(topics_of)
+                if lang == dataset.query_lang
+                else self.translated_topics(topics_of, translator, lang)
+            )
             columns.append((lang, step))
         return QueryView(tuple(columns), Fields(node.query_fields or dataset.query_fields, dataset.field_separator))
 
-    def doc_view(self, cfg: Config, stage: Literal["retrieve", "rerank"], only: tuple[Ranking, int] | None = None) -> DocView:
+    def doc_view(
+        self, cfg: Config, stage: Literal["retrieve", "rerank"], only: tuple[Ranking, int] | None = None
+    ) -> DocView:
         """The documents as a stage sees them; with `only`, translations are made of a ranking's candidates alone."""
         node, dataset = getattr(cfg, stage), cfg.dataset
         translator = node.doc_translator or cfg.translator
@@ -238,11 +277,17 @@ class Stages:
         if isinstance(cfg.retriever, Hybrid):
             parts = [self.first_stage(part).step for part in cfg.parts]
             fusion = cfg.retriever
-            meaning = {"method": fusion.method, "k": fusion.k if fusion.method == "rrf" else None, "weights": fusion.weights}
+            meaning = {
+                "method": fusion.method,
+                "k": fusion.k if fusion.method == "rrf" else None,
+                "weights": fusion.weights,
+            }
             return Ranking(self._fused(cfg, parts, meaning, lambda runs: fusion.fuse(runs, tie_break(cfg))))
         if cfg.retrieve.pool == "per_language" and len(cfg.dataset.doc_langs) > 1:
             parts = [self.retrieve(cfg.for_doc_lang(lang), whole=cfg) for lang in cfg.dataset.doc_langs]
-            return Ranking(self._fused(cfg, parts, {"method": f"pool {cfg.retrieve.merge}"}, lambda runs: _merged(runs, cfg)))
+            return Ranking(
+                self._fused(cfg, parts, {"method": f"pool {cfg.retrieve.merge}"}, lambda runs: _merged(runs, cfg))
+            )
         return Ranking(self.retrieve(cfg))
 
     def index(self, cfg: Config) -> Step:
@@ -256,10 +301,24 @@ class Stages:
             def shard(at: At, i: int, folder: Path) -> Counts:
                 retriever.index_shard(list(docs.read(at, i * size, (i + 1) * size)), folder)
                 report = folder / "report.json"
-                return {"documents": min(size, docs.count(at) - i * size), **(read_json(report) if report.exists() else {})}
+                return {
+                    "documents": min(size, docs.count(at) - i * size),
+                    **(read_json(report) if report.exists() else {}),
+                }
 
             shards = Shards(docs.count, shard, "documents", size)
-            return self._step(Step("index", label, cfg.plain, meaning, lambda at: {}, docs.steps, shards=shards, needs=_needs(retriever)))
+            return self._step(
+                Step(
+                    "index",
+                    label,
+                    cfg.plain,
+                    meaning,
+                    lambda at: {},
+                    docs.steps,
+                    shards=shards,
+                    needs=_needs(retriever),
+                )
+            )
 
         def make(at: At) -> Counts:
             count = docs.count(at)
@@ -276,7 +335,12 @@ class Stages:
         if isinstance(cfg.retriever, LanguageAware):
             cfg.retriever.check_languages(queries.langs, docs.langs)
         indexed, depth = self.index(cfg), cfg.retrieve.depth
-        meaning = {"component": identity(cfg.retriever, self.store.prints), "depth": depth, "langs": queries.langs, **_fields_meaning(queries.fields)}
+        meaning = {
+            "component": identity(cfg.retriever, self.store.prints),
+            "depth": depth,
+            "langs": queries.langs,
+            **_fields_meaning(queries.fields),
+        }
 
         def make(at: At) -> Counts:
             from clir_cli import runs
@@ -288,7 +352,9 @@ class Stages:
             return {"queries": len(texts)}
 
         label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
-        return self._step(Step("retrieve", label, cfg.plain, meaning, make, (indexed, *queries.steps), needs=_needs(cfg.retriever)))
+        return self._step(
+            Step("retrieve", label, cfg.plain, meaning, make, (indexed, *queries.steps), needs=_needs(cfg.retriever))
+        )
 
     def _run_file(self, cfg: Config) -> Step:
         """Somebody else's ranking, checked against the collection and the topics."""
@@ -311,13 +377,24 @@ class Stages:
             ids = run["doc_id"].unique().tolist()
             unknown = set(ids).difference(*(Docstore(at[step]).find(ids) for step in docs))
             if unknown:
-                raise DataError(f"{path}: {len(unknown)} documents are not in the collection, for example {min(unknown)!r}")
+                raise DataError(
+                    f"{path}: {len(unknown)} documents are not in the collection, for example {min(unknown)!r}"
+                )
             missing = [q for q in wanted if q not in set(run["query_id"])]
-            _tell({"missing": len(missing), "others": len(others)}, str(path), {"missing": f"topics without results ({', '.join(missing[:5])}{', ...' if missing[5:] else ''})", "others": "queries that are not selected topics, left out"})
+            _tell(
+                {"missing": len(missing), "others": len(others)},
+                str(path),
+                {
+                    "missing": f"topics without results ({', '.join(missing[:5])}{', ...' if missing[5:] else ''})",
+                    "others": "queries that are not selected topics, left out",
+                },
+            )
             runs.write_trec(run, at.draft / "run.trec")
             return {"queries": len(wanted), "topics_without_results": len(missing), "other_queries": len(others)}
 
-        return self._step(Step("retrieve", f"{cfg.labels['retriever']}.{pair_label(cfg)}", cfg.plain, meaning, make, (topics, *docs)))
+        return self._step(
+            Step("retrieve", f"{cfg.labels['retriever']}.{pair_label(cfg)}", cfg.plain, meaning, make, (topics, *docs))
+        )
 
     def _fused(self, cfg: Config, parts: Sequence[Step], how: Mapping[str, Any], fuse: Any) -> Step:
         meaning = {**how, "depth": cfg.retrieve.depth, "tie_break": tie_break(cfg)}
@@ -330,7 +407,9 @@ class Stages:
             runs.write_trec(run, at.draft / "run.trec")
             return {"queries": run["query_id"].nunique()}
 
-        return self._step(Step("fuse", f"{cfg.labels['retriever']}.{pair_label(cfg)}", cfg.plain, meaning, make, tuple(parts)))
+        return self._step(
+            Step("fuse", f"{cfg.labels['retriever']}.{pair_label(cfg)}", cfg.plain, meaning, make, tuple(parts))
+        )
 
     # Second stage -------------------------------------------------------------------------------------------------------
 
@@ -383,30 +462,45 @@ class Stages:
     def _seen_by_reranker(self, cfg: Config, candidates: tuple[Ranking, int]) -> DocView:
         """A translation of the whole collection where the first stage has it anyway, else of the candidates only."""
         whole = self.doc_view(cfg, "rerank")
-        first = {step for part in (cfg.parts or (cfg,)) if not isinstance(part.retriever, RunFile | Hybrid) for step in self.doc_view(part, "retrieve").steps}
+        first = {
+            step
+            for part in (cfg.parts or (cfg,))
+            if not isinstance(part.retriever, RunFile | Hybrid)
+            for step in self.doc_view(part, "retrieve").steps
+        }
         translations = [s for s in whole.steps if s.stage == "translate"]
         at_hand = {self.store.promise(s) for s in first}
         if all(s.shards is None or self.store.promise(s) in at_hand or self.store.folder(s) for s in translations):
             return whole
         return self.doc_view(cfg, "rerank", candidates)
 
-    def _rerank_shard(self, cfg: Config, at: At, lists: Mapping[str, list[str]], queries: QueryView, docs: DocView, folder: Path) -> Counts:
+    def _rerank_shard(
+        self, cfg: Config, at: At, lists: Mapping[str, list[str]], queries: QueryView, docs: DocView, folder: Path
+    ) -> Counts:
         texts = {q.id: q for q in queries.read(at)}
         found = docs.find(at, sorted({d for ids in lists.values() for d in ids}))
         absent = [(q, d) for q, ids in lists.items() for d in ids if d not in found]
         if absent:
-            raise DataError(f"{len(absent)} candidates have no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}")
+            raise DataError(
+                f"{len(absent)} candidates have no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}"
+            )
         candidates = [Candidates(texts[q], [found[d] for d in ids]) for q, ids in lists.items() if q in texts]
         journal, reranker = Journal(), cfg.reranker
         memory = None
         if any(f.name == "llm" for f in fields(reranker)):
             from clir_cli.llms.remembered import Remembered
 
-            name = digest({"llm": identity(reranker.llm, self.store.prints), "repeat": cfg.rerank.repeat, "seed": cfg.rerank.seed})
+            name = digest(
+                {"llm": identity(reranker.llm, self.store.prints), "repeat": cfg.rerank.repeat, "seed": cfg.rerank.seed}
+            )
             memory = self.store.memory(f"answers/{name}")
             reranker = replace(reranker, llm=Remembered(reranker.llm, memory, name))
         try:
-            run = reranker.rerank_judged(candidates, _judgments(cfg)) if isinstance(reranker, JudgedReranker) else reranker.rerank(candidates, journal)
+            run = (
+                reranker.rerank_judged(candidates, _judgments(cfg))
+                if isinstance(reranker, JudgedReranker)
+                else reranker.rerank(candidates, journal)
+            )
         finally:
             if memory is not None:
                 memory.close()
@@ -437,16 +531,24 @@ def select(cfg: Config, queries: Sequence[Query]) -> list[Query]:
     by_id: dict[str, Query] = {}
     for query in queries:
         if query.query_id in by_id and dataset.on_duplicate == "error":
-            raise DataError(f"topic {query.query_id!r} is listed twice ({query.lang})\n  dataset.on_duplicate=first keeps the first")
+            raise DataError(
+                f"topic {query.query_id!r} is listed twice ({query.lang})\n  dataset.on_duplicate=first keeps the first"
+            )
         by_id.setdefault(query.query_id, query)
-    _tell({"repeated": len(queries) - len(by_id)}, f"{cfg.labels['dataset']} topics", {"repeated": "repeated query_ids (the first kept)"})
+    _tell(
+        {"repeated": len(queries) - len(by_id)},
+        f"{cfg.labels['dataset']} topics",
+        {"repeated": "repeated query_ids (the first kept)"},
+    )
     if chosen == "judged" and dataset.judgment_names:
         judged = {q.query_id for q in _judgments(cfg)}
         kept = [q for q in by_id.values() if q.query_id in judged]
     elif chosen in {"judged", "all"}:
         kept = list(by_id.values())
     else:
-        wanted = list(chosen) if isinstance(chosen, tuple) else Path(chosen).expanduser().read_text(encoding="utf-8").split()
+        wanted = (
+            list(chosen) if isinstance(chosen, tuple) else Path(chosen).expanduser().read_text(encoding="utf-8").split()
+        )
         if absent := [i for i in wanted if i not in by_id]:
             raise DataError(f"dataset.queries: {len(absent)} ids are no topics, for example {absent[0]!r}")
         kept = [q for q in by_id.values() if q.query_id in set(wanted)]
@@ -515,10 +617,14 @@ class _unchanged:  # noqa: N801  used as a statement: with _unchanged(files)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self._state() != self.before:
-            raise DataError(f"{', '.join(map(str, self.files))} changed while it was read: run again when it is complete")
+            raise DataError(
+                f"{', '.join(map(str, self.files))} changed while it was read: run again when it is complete"
+            )
 
 
-def _provide_docs(at: At, translator: Provided, store: Docstore, parallel: Path | None, source: str, target: str) -> Counts:
+def _provide_docs(
+    at: At, translator: Provided, store: Docstore, parallel: Path | None, source: str, target: str
+) -> Counts:
     """Provided translations of a collection, in its order."""
     counts = {"missing": 0}
     given = translator.read_file(source, target) if parallel is None else {}
@@ -528,7 +634,9 @@ def _provide_docs(at: At, translator: Provided, store: Docstore, parallel: Path 
         if other is None:
             return {d.doc_id: given[d.doc_id] for d in docs if d.doc_id in given}
         if any(d.aligned is None for d in docs):
-            raise ConfigError("translator=provided looks for parallel documents, but the dataset does not say which belong together: dataset.aligned='[a-z]+-(.*)' names the part of a doc_id that translations share")
+            raise ConfigError(
+                "translator=provided looks for parallel documents, but the dataset does not say which belong together: dataset.aligned='[a-z]+-(.*)' names the part of a doc_id that translations share"
+            )
         found = other.find([str(d.aligned) for d in docs], by="aligned")
         return {d.doc_id: found[str(d.aligned)].fields for d in docs if d.aligned in found}
 
@@ -546,11 +654,17 @@ def _provide_docs(at: At, translator: Provided, store: Docstore, parallel: Path 
                         yield doc._replace(lang=target)
 
     written = write_docs(track(rows(), len(store), f"translate {source}-{target}", "documents"), at.draft)
-    _tell(counts, f"translations {source}-{target}", {"missing": f"documents without a translation ({translator.missing})"})
+    _tell(
+        counts,
+        f"translations {source}-{target}",
+        {"missing": f"documents without a translation ({translator.missing})"},
+    )
     return {**written, **counts}
 
 
-def _provide_topics(cfg: Config, translator: Provided, queries: Sequence[Query], source: str, target: str) -> tuple[list[Query], Counts]:
+def _provide_topics(
+    cfg: Config, translator: Provided, queries: Sequence[Query], source: str, target: str
+) -> tuple[list[Query], Counts]:
     if translator.file is not None:
         found = translator.read_file(source, target)
     else:
@@ -559,13 +673,19 @@ def _provide_topics(cfg: Config, translator: Provided, queries: Sequence[Query],
     rows, missing = [], 0
     for query in queries:
         if query.query_id in found:
-            rows.append(query._replace(fields=_same_fields(query.query_id, query.fields, found[query.query_id]), lang=target))
+            rows.append(
+                query._replace(fields=_same_fields(query.query_id, query.fields, found[query.query_id]), lang=target)
+            )
             continue
         _missing(translator, query.query_id, f"topic {source} to {target}")
         missing += 1
         if translator.missing == "original":
             rows.append(query._replace(lang=target))
-    _tell({"missing": missing}, f"translations {source}-{target}", {"missing": f"topics without a translation ({translator.missing})"})
+    _tell(
+        {"missing": missing},
+        f"translations {source}-{target}",
+        {"missing": f"topics without a translation ({translator.missing})"},
+    )
     return rows, {"missing": missing}
 
 
@@ -580,7 +700,9 @@ def _same_fields(identifier: str, own: Mapping[str, str], given: Mapping[str, st
 
 def _missing(translator: Provided, identifier: str, what: str) -> None:
     if translator.missing == "error":
-        raise DataError(f"no translation of {what}: {identifier!r}\n  translator.missing=original shows the original instead, drop leaves it out; both are counted")
+        raise DataError(
+            f"no translation of {what}: {identifier!r}\n  translator.missing=original shows the original instead, drop leaves it out; both are counted"
+        )
 
 
 def _joined(shards: Sequence[Path]) -> Iterator[Doc]:
@@ -618,7 +740,9 @@ def _write_rerank_shard(run: Any, candidates: Sequence[Candidates], journal: Jou
     for query, docs in candidates:
         given = sorted(d for d, _ in order.get(query.id, []))
         if given != sorted(d.id for d in docs):
-            raise RunError(f"the reranker was given {len(docs)} documents for query {query.id!r} and returned {len(given)}, not each exactly once")
+            raise RunError(
+                f"the reranker was given {len(docs)} documents for query {query.id!r} and returned {len(given)}, not each exactly once"
+            )
     write_json(folder / "ranking.json", {c.query.id: order.get(c.query.id, []) for c in candidates})
     write_json(folder / "queries.json", {c.query.id: journal.queries.get(c.query.id, {}) for c in candidates})
     with (folder / "answers.jsonl").open("w", encoding="utf-8") as out:

@@ -44,7 +44,9 @@ class At:
     def __getitem__(self, step: Step) -> Path:
         found = self.store.folder(step)
         if found is None:
-            raise RunError(f"{step.stage} {step.label} is needed first, and is not there; was its folder removed meanwhile?")
+            raise RunError(
+                f"{step.stage} {step.label} is needed first, and is not there; was its folder removed meanwhile?"
+            )
         return found
 
     def shards(self) -> list[Path]:
@@ -84,7 +86,11 @@ class Store:
     def promise(self, step: Step) -> str:
         """A name for the step that is known before anything is made: equal promises become equal steps."""
         if step not in self._promises:
-            said: dict[str, Any] = {"stage": step.stage, **step.meaning, "parents": [self.promise(p) for p in step.parents]}
+            said: dict[str, Any] = {
+                "stage": step.stage,
+                **step.meaning,
+                "parents": [self.promise(p) for p in step.parents],
+            }
             if step.candidates:
                 ranking, depth = step.candidates
                 said["candidates"] = [[self.promise(s) for s in ranking.steps], depth]
@@ -108,7 +114,9 @@ class Store:
         own = read_lists(self._trec(ranking.step))
         if ranking.under is not None:
             under = self.lists(ranking.under)
-            own = {q: [*own.get(q, ()), *(d for d in docs if d not in set(own.get(q, ())))] for q, docs in under.items()}
+            own = {
+                q: [*own.get(q, ()), *(d for d in docs if d not in set(own.get(q, ())))] for q, docs in under.items()
+            }
         return {q: docs[:depth] for q, docs in own.items()}
 
     def _trec(self, step: Step) -> Path:
@@ -183,7 +191,9 @@ class Store:
                 if not wait:
                     return "busy"
                 if not told:
-                    say(f"{step.stage} {step.label}: waiting for {provenance.lock_owner(self._lock(key))}, who is making it")
+                    say(
+                        f"{step.stage} {step.label}: waiting for {provenance.lock_owner(self._lock(key))}, who is making it"
+                    )
                     told = True
                 time.sleep(POLL)
 
@@ -197,14 +207,22 @@ class Store:
             draft = self._draft(step, key)
             draft.mkdir(parents=True, exist_ok=True)
             (draft / "failed.json").unlink(missing_ok=True)
-            write_json(draft / "request.json", {"key": key, "stage": step.stage, "root": str(self.root), "config": step.config})
+            write_json(
+                draft / "request.json", {"key": key, "stage": step.stage, "root": str(self.root), "config": step.config}
+            )
             try:
                 if step.needs.python:
                     self._elsewhere(step.needs.python, draft)
                 else:
                     self.fill(step, key, draft)
             except Exception as error:
-                write_json(draft / "failed.json", {"error": f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}", "at": provenance.now()})
+                write_json(
+                    draft / "failed.json",
+                    {
+                        "error": f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}",
+                        "at": provenance.now(),
+                    },
+                )
                 raise
             if lease.compromise:  # the lease ran out under us: its new owner finishes
                 return False
@@ -219,7 +237,12 @@ class Store:
             counts = self._fill_shards(step, at)
         counts.append(step.make(at))
         (draft / "request.json").unlink(missing_ok=True)
-        write_json(draft / "step.json", provenance.step_record(step, key, [self.key(p) for p in step.before], time.monotonic() - begun, _sum(counts), draft))
+        write_json(
+            draft / "step.json",
+            provenance.step_record(
+                step, key, [self.key(p) for p in step.before], time.monotonic() - begun, _sum(counts), draft
+            ),
+        )
 
     def _fill_shards(self, step: Step, at: At) -> list[Counts]:
         assert step.shards
@@ -251,7 +274,9 @@ class Store:
     @staticmethod
     def _elsewhere(python: str, draft: Path) -> None:
         """Make the step with another interpreter, which has the packages that the model wants; only files are exchanged."""
-        done = subprocess.run([python, "-m", "clir_cli", "step", str(draft)], text=True, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(
+            [python, "-m", "clir_cli", "step", str(draft)], text=True, stderr=subprocess.PIPE, check=False
+        )
         if done.returncode:
             raise RunError(f"{python} could not make the step:\n{done.stderr.strip()[-2000:]}")
 

@@ -63,7 +63,9 @@ def text(plan: Plan, outcomes: Sequence[Outcome]) -> Iterator[str]:
     told: dict[str, list[int]] = {}
     for number, outcome in enumerate(outcomes):
         if outcome.cell.cell.dropped:
-            told.setdefault(f"dropped {' '.join(outcome.cell.cell.dropped)}, which the component does not have", []).append(number)
+            told.setdefault(
+                f"dropped {' '.join(outcome.cell.cell.dropped)}, which the component does not have", []
+            ).append(number)
         if outcome.cell.same_as is not None:
             told.setdefault(f"the same as cell {outcome.cell.same_as}", []).append(number)
         if outcome.error is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Run: TypeAlias = pd.DataFrame  # columns query_id, doc_id, score, rank; made and ordered only in runs.py
 else:
-    Run: TypeAlias = "pandas.DataFrame"  # pandas is imported by what ranks, never by what plans
+    Run: TypeAlias = Any  # pandas is imported by what ranks, never by what plans
 
 VIEW_SEPARATOR = "\n"  # stands between the languages of a text that is shown in several
 

@@ -13,7 +13,7 @@ import pytest
 SHARED = Path(__file__).parents[2] / "shared"
 XQUAD = SHARED / "data" / "xquad-r"
 STATIC = SHARED / "models" / "static-multi"
-ALLOWED_SKIPS = ("needs a GPU", "needs a full JDK")  # what even .ci/run does not have
+ALLOWED_SKIPS = ("GPU", "full JDK")  # what even .ci/run does not have
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,13 +38,31 @@ class Clir:
         self.folder = folder
         self.runs = folder / "runs"
 
-    def __call__(self, *arguments: str, code: int = 0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(self.command(*arguments), cwd=self.folder, env=self.env(env), capture_output=True, text=True, timeout=300, check=False)
+    def __call__(
+        self, *arguments: str, code: int = 0, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.env(env),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
         return done
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.env(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.env(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def experiment(self, *overrides: str, env: dict[str, str] | None = None) -> Path:
         """The folder that `clir run --quiet` prints."""

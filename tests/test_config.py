@@ -38,7 +38,11 @@ def test_every_yaml_composes_binds_to_its_class_and_says_how_to_use_it(group: st
     command, description = config.description(config.choices(group)[name])
     assert command.startswith("clir ") and f"{name}" in command, "the first line is a command that uses it"
     assert 10 < len(description) < 200
-    more = NEEDS.get(name, []) if group != "llm" else ["llm.model=me/llm", *(["llm.base_url=http://localhost:1/v1"] if name == "openai" else [])]
+    more = (
+        NEEDS.get(name, [])
+        if group != "llm"
+        else ["llm.model=me/llm", *(["llm.base_url=http://localhost:1/v1"] if name == "openai" else [])]
+    )
     if group in {"llm", "prompt"}:
         more = [*more, "reranker=listwise"]
     built = one(f"{group}={name}", *more)
@@ -52,7 +56,10 @@ def test_the_order_s_own_command_composes() -> None:
 
 
 def test_translating_queries_or_documents_is_another_view_of_the_same_retriever() -> None:
-    assert (one("retriever=bm25_qt").retrieve.query, one("retriever=bm25_dt").retrieve.doc) == ("doc_lang", "query_lang")
+    assert (one("retriever=bm25_qt").retrieve.query, one("retriever=bm25_dt").retrieve.doc) == (
+        "doc_lang",
+        "query_lang",
+    )
     assert one("retriever=bm25").retriever == one("retriever=bm25_dt").retriever == BM25()
 
 
@@ -75,7 +82,12 @@ def test_labels_carry_every_override_that_changes_the_result() -> None:
 def test_a_hybrid_s_parts_have_their_own_views_and_all_other_overrides() -> None:
     cfg = one("retriever=hybrid", "retriever.parts=[bm25_qt,bm25_dt]", "retrieve.depth=50", "dataset.pair=de-en")
     qt, dt = cfg.parts
-    assert (qt.retrieve.query, qt.retrieve.doc, dt.retrieve.query, dt.retrieve.doc) == ("doc_lang", "original", "original", "query_lang")
+    assert (qt.retrieve.query, qt.retrieve.doc, dt.retrieve.query, dt.retrieve.doc) == (
+        "doc_lang",
+        "original",
+        "original",
+        "query_lang",
+    )
     assert {p.retrieve.depth for p in cfg.parts} == {50} and {p.dataset.query_lang for p in cfg.parts} == {"de"}
 
 
@@ -96,7 +108,9 @@ def test_a_user_s_yaml_wins_and_its_paths_are_beside_it(tmp_path: Path, monkeypa
     (folder / "retriever" / "bm25.yaml").write_text("_target_: clir_cli.retrievers.bm25.BM25\nk1: 2.5\n")
     monkeypatch.chdir(tmp_path)
     cfg = one("dataset=ours", "retriever=bm25", "retriever.analyser=whitespace", dirs=(folder,))
-    assert cfg.dataset.docs == str(folder / "dataset" / "data/docs.{lang}.tsv") and cfg.dataset.topics == "/abs/topics.tsv"
+    assert (
+        cfg.dataset.docs == str(folder / "dataset" / "data/docs.{lang}.tsv") and cfg.dataset.topics == "/abs/topics.tsv"
+    )
     assert cfg.retriever.k1 == 2.5
     assert one("dataset=ours", "dataset.docs=here.tsv", "retriever=bm25", dirs=(folder,)).dataset.docs == "here.tsv"
     (tmp_path / "configs").symlink_to(folder)
@@ -114,7 +128,13 @@ def test_a_misspelt_group_option_names_the_nearest() -> None:
 def test_all_problems_come_at_once_with_the_nearest_names() -> None:
     said = refused("retriever.k9=1", "dataset.quer_lang=en", "retrieve.depth=deep", "rerank.depth=0", "retriever.b=yes")
     assert said.startswith("5 problems:")
-    for words in ("retriever.k9: BM25 has no such option; did you mean k1?", "did you mean query_lang", "retrieve.depth", "depth must be at least 1", "retriever.b"):
+    for words in (
+        "retriever.k9: BM25 has no such option; did you mean k1?",
+        "did you mean query_lang",
+        "retrieve.depth",
+        "depth must be at least 1",
+        "retriever.b",
+    ):
         assert words in said, words
 
 
@@ -132,7 +152,13 @@ def test_several_values_without_m_are_explained() -> None:
 
 
 def test_a_path_with_places_needs_no_quotes_within_quotes() -> None:
-    cfg = one("dataset=files", "dataset.docs=/x/d.{lang}.tsv", "dataset.topics=t {lang}.tsv", "dataset.query_lang=en", "dataset.doc_lang=yo")
+    cfg = one(
+        "dataset=files",
+        "dataset.docs=/x/d.{lang}.tsv",
+        "dataset.topics=t {lang}.tsv",
+        "dataset.query_lang=en",
+        "dataset.doc_lang=yo",
+    )
     assert (cfg.dataset.docs, cfg.dataset.topics) == ("/x/d.{lang}.tsv", "t {lang}.tsv")
 
 
@@ -160,7 +186,9 @@ def test_a_language_that_a_component_cannot_handle_is_refused_before_anything_ru
 
 
 def test_a_sweep_drops_and_lists_what_a_component_does_not_have() -> None:
-    cells = config.cells(["retriever=bm25_dt,minilm_en", "retrieve.doc=query_lang", "retriever.k1=0.9,1.2"], multirun=True)
+    cells = config.cells(
+        ["retriever=bm25_dt,minilm_en", "retrieve.doc=query_lang", "retriever.k1=0.9,1.2"], multirun=True
+    )
     assert [c.dropped for c in cells] == [(), (), ("retriever.k1=0.9",), ("retriever.k1=1.2",)]
 
 
@@ -171,7 +199,9 @@ def test_a_sweep_with_a_misspelt_option_everywhere_is_an_error_of_no_cell() -> N
 
 
 def test_zipped_axes_go_together() -> None:
-    cells = config.cells(["dataset.pair=en-de,en-es", "retriever=bm25,bm25_dt", "retrieve.depth=10,20"], True, ["dataset.pair,retriever"])
+    cells = config.cells(
+        ["dataset.pair=en-de,en-es", "retriever=bm25,bm25_dt", "retrieve.depth=10,20"], True, ["dataset.pair,retriever"]
+    )
     assert [(c.plain["dataset"]["doc_lang"], c.plain["names"]["retriever"], c.plain["retrieve"]["depth"]) for c in cells] == [
         ("de", "bm25", 10), ("es", "bm25_dt", 10), ("de", "bm25", 20), ("es", "bm25_dt", 20),
     ]  # fmt: skip

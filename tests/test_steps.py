@@ -68,12 +68,17 @@ def test_a_model_folder_counts_by_what_it_holds_and_hidden_files_do_not(prints: 
 
 
 def test_a_hub_model_without_a_revision_has_no_identity_yet(prints: Fingerprints) -> None:
-    open_, pinned = identity(Dense(model="me/encoder"), prints), identity(Dense(model="me/encoder", revision="abc"), prints)
+    open_, pinned = (
+        identity(Dense(model="me/encoder"), prints),
+        identity(Dense(model="me/encoder", revision="abc"), prints),
+    )
     assert [p.model for p in pending(open_)] == ["me/encoder"]
     assert not pending(pinned)
 
 
-def test_a_new_option_leaves_old_work_valid_and_a_new_default_does_not_alias_two_behaviours(prints: Fingerprints) -> None:
+def test_a_new_option_leaves_old_work_valid_and_a_new_default_does_not_alias_two_behaviours(
+    prints: Fingerprints,
+) -> None:
     @dataclass(frozen=True)
     class New:
         depth: int = 10
@@ -103,7 +108,9 @@ def test_a_large_file_is_not_read_while_planning(tmp_path: Path, monkeypatch: py
     lazy, eager = Fingerprints(tmp_path / "p", eager=False), Fingerprints(tmp_path / "p")
     assert "to be fingerprinted" in lazy.fingerprint(tmp_path / "large")
     young = eager.fingerprint(tmp_path / "large")
-    assert "to be fingerprinted" in lazy.fingerprint(tmp_path / "large"), "a file younger than its time stamp's grain is not remembered"
+    assert "to be fingerprinted" in lazy.fingerprint(tmp_path / "large"), (
+        "a file younger than its time stamp's grain is not remembered"
+    )
     old = time.time() - 10
     import os
 

@@ -58,7 +58,9 @@ def test_the_record_says_what_how_and_where(store: Store, tmp_path: Path) -> Non
     store.make(step)
     record = store.record(step)
     assert record["before"] == [store.key(first)] and record["counts"] == {"documents": 1}
-    assert {"seconds", "peak_memory_mb", "packages", "git", "host", "command", "config", "meaning", "finished"} <= set(record)
+    assert {"seconds", "peak_memory_mb", "packages", "git", "host", "command", "config", "meaning", "finished"} <= set(
+        record
+    )
     assert list(record["files"]) == ["result"]
 
 
@@ -234,5 +236,3 @@ def test_a_step_record_is_json(store: Store, tmp_path: Path) -> None:
     store.make(step)
     folder = store.folder(step)
     assert folder is not None and json.loads((folder / "step.json").read_text())["key"] == store.key(step)
-
-

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets.collection import Source, TestCollection
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
 from clir_cli.languages import language
+from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
+from clir_cli.progress import say
 from clir_cli.types import Doc, Qrel, Query, content
 
 SHIPPED = "clir:"  # `clir:demo/docs.en.jsonl` lies in this package
+PLACE = re.compile(r"\{([^{}]*)\}")
 IDS = ("doc_id", "docid", "id", "_id", "docno", "query_id", "qid", "topic_id")  # the names an id goes by, in this order
+TEXTS = ("title", "text", "description", "narrative", "contents", "query", "question")  # and a text
+UNNAMED = {"docs": ("doc_id", "title", "text"), "topics": ("query_id", "title", "description")}  # TSV, no header
+ORIGINALS = ("original", "human translation")  # the versions of an HC4 topic that people wrote
 Part = Literal["docs", "topics", "qrels"]
-Row = tuple[int, dict[str, Any]]  # line number, columns
+Columns = Mapping[str, str | int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files(TestCollection):
     """Documents, topics and qrels in files. Paths may hold {lang} {iso3} {query_lang} {doc_lang} {split}.
 
-    Documents: JSONL, or TSV `doc_id text` / `doc_id title text`. Topics: the same with query_id, or HC4's JSONL
-    with all languages of a topic in one line. TSV is never unquoted: a quotation mark is part of the text.
+    Documents: JSONL, or TSV `doc_id text` / `doc_id title text`. Topics: the same with query_id (`query_id title
+    description`), or HC4's JSONL with all languages of a topic in one line. TSV is never unquoted: a quotation mark is
+    part of the text. A file whose path names no language holds one language, or says in a `lang` column which row is
+    in which.
     """
 
     docs: str = content()
     topics: str = content()
     qrels: str | Mapping[str, str] | None = content(None)  # one file, or name -> file: shallow and pool judgments
-    docs_columns: Mapping[str, str | int] | None = None  # doc_id, lang and the fields -> column name or number from 1
-    topics_columns: Mapping[str, str | int] | None = None
+    docs_columns: Columns | None = None  # doc_id, lang and the fields -> column name or number from 1
+    topics_columns: Columns | None = None
     format: Literal["auto", "jsonl", "tsv"] = "auto"
     header: bool | Literal["auto"] = "auto"  # TSV: the first line names the columns; auto: if it starts with an id's name
     aligned: str | None = None  # a pattern whose group 1 is the part of a doc_id that its translations share
@@ -42,197 +49,322 @@ class Files(TestCollection):
 
     def __post_init__(self) -> None:
         TestCollection.__post_init__(self)
-        if self.aligned is not None and re.compile(self.aligned).groups != 1:
+        if self.aligned is not None and _groups(self.aligned) != 1:
             raise ValueError(f"aligned must be a pattern with one group, such as '[a-z]+-(.*)', got {self.aligned!r}")
-        self.path(self.docs, self.doc_langs[0])
-        self.path(self.topics, self.query_lang)
+        _check_columns("docs", self.docs_columns)
+        _check_columns("topics", self.topics_columns)
+        if len(self.doc_langs) > 1 and not self._tells_languages("docs"):
+            raise ValueError(
+                f"doc_lang is a pool ({self.doc_label}), but docs={self.docs!r} holds no {{lang}} and docs_columns no lang"
+            )
+        self.path("docs", self.doc_langs[0])
+        self.path("topics", self.query_lang)
+        for name in self._qrels_by_name():
+            self.path("qrels", self.doc_langs[0], name)
 
     # Where things are
 
-    def path(self, template: str, lang: str) -> Path:
-        names = {
-            "lang": lang, "iso3": language(lang).iso3, "query_lang": self.query_lang, "doc_lang": lang,
-            "split": self.split or "{split}",
-        }  # fmt: skip
-        try:
-            text = template.format(**names)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"path {template!r} may hold {{lang}} {{iso3}} {{query_lang}} {{doc_lang}} {{split}} only") from error
-        if "{split}" in text:
-            raise ValueError(f"path {template!r} holds {{split}}: choose one with dataset.split=...")
+    def path(self, part: Part, lang: str, name: str = "") -> Path:
+        """The file of a part in `lang`; for qrels, of the judgments called `name`. ValueError for an unknown place."""
+        text = PLACE.sub(lambda found: self._filled(part, found[1], lang), self._template(part, name))
         if text.startswith(SHIPPED):
             return Path(__file__).parent / text.removeprefix(SHIPPED)
         return Path(text).expanduser().absolute()
+
+    def _filled(self, part: Part, place: str, lang: str) -> str:
+        """What stands for a place. Topics may hang on the documents' language too: CIRAL's English ones do."""
+        values = {"lang": lang, "iso3": language(lang).iso3, "split": self.split}
+        if part == "topics":
+            values |= {"query_lang": lang, "doc_lang": self.doc_lang if isinstance(self.doc_lang, str) else None}
+        else:
+            values |= {"query_lang": self.query_lang, "doc_lang": lang}
+        if place not in values:
+            raise ValueError(
+                f"{part}: {{{place}}} is no place in a path; there are: {{lang}} {{iso3}} {{query_lang}} {{doc_lang}} {{split}}"
+            )
+        if (value := values[place]) is None:
+            why = "choose one with dataset.split=..." if place == "split" else f"doc_lang is a pool ({self.doc_label})"
+            raise ValueError(f"{part}: the path holds {{{place}}}: {why}")
+        return value
+
+    def _template(self, part: Part, name: str = "") -> str:
+        if part != "qrels":
+            return self.docs if part == "docs" else self.topics
+        known = self._qrels_by_name()
+        if name not in known:
+            there = ", ".join(known) or "none (dataset.qrels is not set)"
+            raise ConfigError(f"dataset.judgments: no judgments {name!r}; there are: {there}")
+        return known[name]
 
     @property
     def judgment_names(self) -> tuple[str, ...]:
         return tuple(self._qrels_by_name()) if self.judgments is None else self.judgments
 
     def _qrels_by_name(self) -> dict[str, str]:
-        if isinstance(self.qrels, str):
-            return {"qrels": self.qrels}
-        return dict(self.qrels or {})
+        return {"qrels": self.qrels} if isinstance(self.qrels, str) else dict(self.qrels or {})
 
     def source(self, part: Part, lang: str, name: str = "") -> Source:
-        """The files of one part and what decides how they are read; for qrels `name` is the judgments' name."""
-        common = {"format": self.format, "header": self.header, "on_empty": self.on_empty, "on_duplicate": self.on_duplicate}
-        if part == "docs":
-            reading = {**common, "columns": self.docs_columns, "aligned": self.aligned, "lang": lang}
-            return Source((self.path(self.docs, lang),), reading)
-        if part == "topics":
-            reading = {**common, "columns": self.topics_columns, "lang": lang, "source": name or self.topic_source}
-            return Source((self.path(self.topics, lang),), reading)
-        template = self._judgments(name)
-        return Source(tuple(dict.fromkeys(self.path(template, code) for code in self.doc_langs)), {})
+        """The files of one part and what decides how they are read.
 
-    def _judgments(self, name: str) -> str:
-        known = self._qrels_by_name()
-        if name not in known:
-            raise ConfigError(f"dataset.judgments: no judgments {name!r}; there are: {', '.join(known) or 'none (dataset.qrels is not set)'}")
-        return known[name]
+        `name`: for qrels the judgments, for topics the version (HC4). ConfigError where there is no such part.
+        """
+        if part == "qrels":
+            return Source(tuple(dict.fromkeys(self.path(part, code, name) for code in self.doc_langs)), {})
+        reading: dict[str, object] = {
+            "format": self.format, "header": self.header, "lang": lang,
+            "on_empty": self.on_empty, "on_duplicate": self.on_duplicate,
+        }  # fmt: skip
+        if part == "docs":
+            self._check_language(part, lang)
+            reading |= {"columns": self.docs_columns, "aligned": self.aligned}
+        else:
+            reading |= {"columns": self.topics_columns, "source": name or self.topic_source}
+        return Source((self.path(part, lang),), reading)
+
+    # Which languages a file holds
+
+    def _one_language(self, part: Part) -> bool:
+        """Whether the path of a part differs by language."""
+        own = "query_lang" if part == "topics" else "doc_lang"
+        return not {"lang", "iso3", own}.isdisjoint(PLACE.findall(self._template(part)))
+
+    def _tells_languages(self, part: Part) -> bool:
+        columns = self.docs_columns if part == "docs" else self.topics_columns
+        return self._one_language(part) or "lang" in (columns or {})
+
+    def _check_language(self, part: Part, lang: str) -> None:
+        """Refuse to take a file in one language for another."""
+        langs = self.doc_langs if part == "docs" else (self.query_lang,)
+        if lang not in langs and not self._tells_languages(part):
+            raise ConfigError(
+                f"dataset.{part} has none in {lang!r}: {self._template(part)!r} holds no {{lang}} and "
+                f"dataset.{part}_columns no lang, so all of it is in {'+'.join(langs)}"
+            )
+
+    def _chosen(self, table: Table, lang: str) -> Iterator[tuple[int, Record]]:
+        """The rows in one language. Where the path names a language, a row that says another is an error."""
+        others: Counter[str] = Counter()
+        spelled = {None, lang, language(lang).iso3}
+        for line, row in table.rows():
+            record = table.record(line, row)
+            if record.lang in spelled:
+                yield line, record
+            elif self._one_language(table.part):
+                raise DataError(
+                    f"{table.path}:{line}: {record.id!r} says it is in {record.lang!r}, but the path says {lang!r}"
+                )
+            else:
+                others[record.lang or "no language"] += 1
+        if others:
+            found = ", ".join(f"{count} in {name}" for name, count in others.most_common())
+            say(f"{table.path}: read for {lang}; there are also: {found}")
 
     # Reading
 
     def read_docs(self, lang: str) -> Iterator[Doc]:
         """All documents of one language in file order. Raises DataError with file and line."""
-        path = self.path(self.docs, lang)
-        for line, row in _rows(path, self.format, self.header, self.docs_columns, ("doc_id", "title", "text")):
-            doc_id, fields, own = _record(path, line, row, self.docs_columns, "doc_id")
-            if own is not None and language(own).code != lang:
-                raise DataError(f"{path}:{line}: document {doc_id!r} is in {own!r}, but this file was read as {lang!r}")
-            yield Doc(doc_id, fields, lang, self._aligned(path, line, doc_id))
-
-    def _aligned(self, path: Path, line: int, doc_id: str) -> str | None:
-        if self.aligned is None:
-            return None
-        if not (found := re.fullmatch(self.aligned, doc_id)):
-            raise DataError(f"{path}:{line}: doc_id {doc_id!r} does not match dataset.aligned={self.aligned!r}")
-        return found[1]
+        self._check_language("docs", lang)
+        table, pattern = self._table("docs", lang), re.compile(self.aligned or "")
+        for line, (doc_id, fields, _) in self._chosen(table, lang):
+            shared = None
+            if self.aligned is not None:
+                found = pattern.fullmatch(doc_id)
+                if not (found and found[1]):
+                    raise DataError(
+                        f"{table.path}:{line}: doc_id {doc_id!r} does not match dataset.aligned={self.aligned!r}"
+                    )
+                shared = found[1]
+            yield Doc(doc_id, fields, lang, shared)
 
     def read_topics(self, lang: str, source: str | None = None) -> list[Query]:
-        """All topics in one language; `source` chooses among several versions (HC4's human and machine translations)."""
-        path = self.path(self.topics, lang)
-        found = []
-        for line, row in _rows(path, self.format, self.header, self.topics_columns, ("query_id", "title", "text")):
-            if isinstance(row.get("topics"), list):
-                query = _hc4_topic(path, line, row, lang, source or self.topic_source)
-                if query is not None:
-                    found.append(query)
-                continue
-            query_id, fields, _ = _record(path, line, row, self.topics_columns, "query_id")
-            found.append(Query(query_id, fields, lang))
+        """All topics in one language; `source` chooses among versions (HC4's human and machine translations)."""
+        table, source = self._table("topics", lang), source or self.topic_source
+        if _is_hc4(table):
+            return _hc4_topics(table, lang, source)
+        if source:
+            raise ConfigError(
+                f"{table.path}: topics have versions only in HC4's JSONL, there is no {source!r} "
+                "(dataset.topic_source, translator.source)"
+            )
+        self._check_language("topics", lang)
+        found = [Query(record.id, record.fields, lang) for _, record in self._chosen(table, lang)]
         if not found:
-            raise DataError(f"{path}: no topics in {lang!r}" + (f" from source {source!r}" if source else ""))
+            raise DataError(f"{table.path}: no topics in {lang!r}")
         return found
 
     def read_qrels(self, name: str) -> list[Qrel]:
         """The judgments called `name`, over all document languages of the pool."""
-        return [row for path in self.source("qrels", self.doc_langs[0], name).files for row in read_qrels(path)]
+        judged: dict[tuple[str, str], Qrel] = {}
+        for path in self.source("qrels", "", name).files:
+            for row in read_qrels(path):
+                first = judged.setdefault((row.query_id, row.doc_id), row)
+                if first != row:
+                    raise DataError(
+                        f"{path}: {row.doc_id!r} is judged {row.relevance} for query {row.query_id!r}, "
+                        f"and {first.relevance} in another language's file of the pool"
+                    )
+        return list(judged.values())
+
+    def _table(self, part: Literal["docs", "topics"], lang: str) -> Table:
+        path = self.path(part, lang)
+        tsv = self.format == "tsv" if self.format != "auto" else not is_jsonl(path)
+        return Table(path, part, tsv, self.docs_columns if part == "docs" else self.topics_columns, self.header)
 
 
-def _rows(
-    path: Path, kind: str, header: bool | str, columns: Mapping[str, str | int] | None, default: Sequence[str]
-) -> Iterator[Row]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist; dataset paths are relative to the current directory or absolute")
-    tsv = kind == "tsv" or (kind == "auto" and not path.name.removesuffix(".gz").endswith((".jsonl", ".json")))
-    lines = _lines(path)
-    yield from (_tsv(path, lines, header, columns, default) if tsv else _jsonl(path, lines))
+def _groups(pattern: str) -> int:
+    try:
+        return re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"aligned is no regular expression: {pattern!r} ({error})") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    with opened as raw_lines:
-        try:
-            for number, raw in enumerate(raw_lines, 1):
-                try:
-                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{path}:{number}: not UTF-8 (byte {error.start}: {raw[error.start : error.start + 4]!r}); convert the file first: iconv -t UTF-8") from error
-                if text.strip():
-                    yield number, text
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise DataError(f"{path}: the gzip file is damaged or cut off ({error})") from error
+def _check_columns(part: Literal["docs", "topics"], columns: Columns | None) -> None:
+    key = UNNAMED[part][0]
+    if columns is not None and (key not in columns or set(columns) <= {key, "lang"}):
+        raise ValueError(f"{part}_columns must name {key} and at least one field, such as {{{key}: 1, text: 3}}")
 
 
-def _jsonl(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
-    for number, text in lines:
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: expected one JSON object per line, found {text[:80]!r} ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, found {text[:80]!r}")
-        yield number, row
+# Rows and records -------------------------------------------------------------------------------------------------------
 
 
-def _tsv(
-    path: Path, lines: Iterator[tuple[int, str]], header: bool | str, columns: Mapping[str, str | int] | None, default: Sequence[str]
-) -> Iterator[Row]:
-    names: list[str] = []
-    for number, text in lines:
-        cells = text.split("\t")
-        if not names:
-            is_header = cells[0].lower() in IDS if header == "auto" else bool(header)
-            by_name = any(isinstance(c, str) for c in (columns or {}).values())
-            if by_name and not is_header:
-                raise DataError(f"{path}:{number}: columns are named ({columns}), but the first line is no header; give numbers from 1, or header=true")
-            names = cells if is_header else _unnamed(path, number, cells, columns, default)
-            if is_header:
-                continue
-        if len(cells) != len(names):
-            raise DataError(f"{path}:{number}: expected {len(names)} columns separated by tabs ({', '.join(names)}), found {len(cells)}: {text[:120]!r}")
-        yield number, dict(zip(names, cells, strict=True))
+class Record(NamedTuple):
+    """What a row holds: an id, its text fields in order, and its language where a column says it."""
+
+    id: str
+    fields: dict[str, str]
+    lang: str | None
 
 
-def _unnamed(path: Path, number: int, cells: list[str], columns: Mapping[str, str | int] | None, default: Sequence[str]) -> list[str]:
-    if columns:
-        return [str(i) for i in range(1, len(cells) + 1)]
-    if len(cells) == 2:
-        return [default[0], "text"]
-    if len(cells) == len(default):
-        return list(default)
-    raise DataError(f"{path}:{number}: a TSV without a header has 2 or {len(default)} columns ({', '.join(default)}), found {len(cells)}; say which is which: dataset.docs_columns={{doc_id: 1, text: 3}}")
+class Layout(NamedTuple):
+    """Which columns hold the id, the texts (field, column) in order, and the language."""
+
+    id: str
+    texts: tuple[tuple[str, str], ...]
+    lang: str | None
 
 
-def _record(path: Path, line: int, row: Mapping[str, Any], columns: Mapping[str, str | int] | None, key: str) -> tuple[str, dict[str, str], str | None]:
-    """An id, its text fields in order, and the language if a column gives it."""
-    if columns is None:
-        name = next((n for n in (key, *IDS) if n in row), None)
-        if name is None:
-            raise DataError(f"{path}:{line}: no {key}: looked for {', '.join(IDS)} among {', '.join(row)}; name it with dataset.{'docs' if key == 'doc_id' else 'topics'}_columns")
-        texts = {n: n for n in row if n in {"title", "text", "description", "narrative", "contents", "query", "question"}}
-        texts = {n: texts[n] for n in sorted(texts, key=lambda n: n != "title")}  # the title first, else in file order
-        if not texts:
-            raise DataError(f"{path}:{line}: no text: looked for title, text, contents, ... among {', '.join(row)}; name the columns with dataset.{'docs' if key == 'doc_id' else 'topics'}_columns")
-        lang = None
-    else:
-        given = {field: str(column) for field, column in columns.items()}
-        absent = [column for column in given.values() if column not in row]
-        if key not in given or absent:
-            raise DataError(f"{path}:{line}: " + (f"no column {absent[0]!r}" if absent else f"the columns do not say which is {key}") + f"; there are: {', '.join(row)}")
-        name, lang = given.pop(key), given.pop("lang", None)
-        texts = given
-    for column in texts.values():
-        if not isinstance(row[column] if row[column] is not None else "", str):
-            raise DataError(f"{path}:{line}: {column} must be text, found {type(row[column]).__name__}: {str(row[column])[:80]!r}")
-    identifier = row[name]
-    if not isinstance(identifier, str | int) or isinstance(identifier, bool) or not str(identifier) or len(str(identifier).split()) != 1:
-        raise DataError(f"{path}:{line}: {name} must be an id without white space, found {identifier!r}")
-    return str(identifier), {field: row[column] or "" for field, column in texts.items()}, str(row[lang]) if lang else None
+@dataclass(frozen=True)
+class Table:
+    """A file of documents or topics, row by row."""
+
+    path: Path
+    part: Literal["docs", "topics"]
+    tsv: bool
+    columns: Columns | None
+    header: bool | Literal["auto"]
+    layouts: dict[tuple[str, ...], Layout] = field(default_factory=dict)  # by the names that a row has
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(line number, columns) of every row."""
+        lines = read_lines(self.path, f"dataset.{self.part}")
+        if not self.tsv:
+            yield from ((number, parse_object(self.path, number, text)) for number, text in lines)
+            return
+        names: list[str] = []
+        for number, text in lines:
+            cells = text.split("\t")
+            if not names:
+                names = self._names(number, cells)
+                if self._has_header(cells):
+                    continue
+            if len(cells) != len(names):
+                raise DataError(
+                    f"{self.path}:{number}: expected {len(names)} columns separated by tabs ({', '.join(names)}), "
+                    f"found {len(cells)}: {text[:120]!r}"
+                )
+            yield number, dict(zip(names, cells, strict=True))
+
+    def _has_header(self, cells: list[str]) -> bool:
+        """Whether the first line names the columns: as told, or as columns chosen by name or an id's name show."""
+        if self.header != "auto":
+            return self.header
+        named = any(isinstance(column, str) for column in (self.columns or {}).values())
+        return named or cells[0].lower() in IDS
+
+    def _names(self, number: int, cells: list[str]) -> list[str]:
+        """The names of a TSV's columns, or their numbers where dataset.*_columns counts them."""
+        chosen, usual = set((self.columns or {}).values()), UNNAMED[self.part]
+        if self._has_header(cells):
+            names = [str(i) if i in chosen else cell for i, cell in enumerate(cells, 1)]
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise DataError(f"{self.path}:{number}: the header names {twice[0]!r} twice")
+            return names
+        if self.columns:
+            return [str(i) for i in range(1, len(cells) + 1)]
+        if len(cells) not in {2, 3}:
+            raise DataError(
+                f"{self.path}:{number}: expected 2 or 3 columns separated by tabs ({', '.join(usual)}) or a header, found "
+                f"{len(cells)}; say which is which: dataset.{self.part}_columns={{{usual[0]}: 1, text: 3}}"
+            )
+        return [usual[0], "text"] if len(cells) == 2 else list(usual)
+
+    def record(self, line: int, row: Mapping[str, Any]) -> Record:
+        """A row's id, texts and language."""
+        names = tuple(row)
+        if (layout := self.layouts.get(names)) is None:
+            layout = self.layouts[names] = self._layout(line, names)
+        fields = {}
+        for name, column in layout.texts:
+            text = row[column]
+            if not isinstance(text, str) and text is not None:
+                found = f"{type(text).__name__}: {str(text)[:80]!r}"
+                raise DataError(f"{self.path}:{line}: expected text as {column}, found {found}")
+            fields[name] = text or ""
+        identifier = parse_id(self.path, line, layout.id, row[layout.id])
+        return Record(identifier, fields, None if layout.lang is None else str(row[layout.lang] or ""))
+
+    def _layout(self, line: int, names: tuple[str, ...]) -> Layout:
+        where, option, key = f"{self.path}:{line}", f"dataset.{self.part}_columns", UNNAMED[self.part][0]
+        if self.columns is not None:
+            given = {name: str(column) for name, column in self.columns.items()}
+            if absent := [column for column in given.values() if column not in names]:
+                raise DataError(f"{where}: no column {absent[0]!r} ({option}); there are: {', '.join(names)}")
+            return Layout(given.pop(key), tuple((n, c) for n, c in given.items() if n != "lang"), given.get("lang"))
+        identifier = next((name for name in (key, *IDS) if name in names), None)
+        texts = sorted((name for name in names if name in TEXTS), key=lambda name: name != "title")  # the title first
+        if identifier is None or not texts:
+            looked = f"{key}: looked for {', '.join(IDS)}" if identifier is None else f"text: looked for {', '.join(TEXTS)}"
+            raise DataError(f"{where}: no {looked}; there are: {', '.join(names)}; name the columns with {option}")
+        return Layout(identifier, tuple((name, name) for name in texts), None)
 
 
-def _hc4_topic(path: Path, line: int, row: Mapping[str, Any], lang: str, source: str | None) -> Query | None:
-    """A topic of HC4 and NeuCLIR: all languages and sources in one line, languages as ISO 639-3."""
-    versions = {t.get("source"): t for t in row["topics"] if t.get("lang") in {lang, language(lang).iso3}}
-    if not versions:
-        return None
-    wanted = [source] if source else ["original", "human translation"]
+# HC4 and NeuCLIR topics -------------------------------------------------------------------------------------------------
+
+
+def _is_hc4(table: Table) -> bool:
+    """Whether a topics file holds all languages and versions of a topic in one line."""
+    return not table.tsv and isinstance(next(table.rows(), (0, {}))[1].get("topics"), list)
+
+
+def _hc4_topics(table: Table, lang: str, source: str | None) -> list[Query]:
+    """The topics that have a version in `lang`; how many have none is said."""
+    rows = [(line, row, _hc4_versions(row, lang)) for line, row in table.rows()]
+    found = [_hc4_topic(table, line, row, versions, lang, source) for line, row, versions in rows if versions]
+    if not found:
+        raise DataError(f"{table.path}: no topics in {lang!r}")
+    if len(found) < len(rows):
+        say(f"{table.path}: {len(rows) - len(found)} of {len(rows)} topics have no version in {lang!r}; they are left out")
+    return found
+
+
+def _hc4_versions(row: Mapping[str, Any], lang: str) -> dict[str, dict[str, Any]]:
+    """source -> topic of one language; languages are written as ISO 639-3."""
+    topics = [t for t in row.get("topics") or () if isinstance(t, dict) and t.get("lang") in {lang, language(lang).iso3}]
+    return {str(topic.get("source")): topic for topic in topics}
+
+
+def _hc4_topic(
+    table: Table, line: int, row: Mapping[str, Any], versions: Mapping[str, Mapping[str, Any]], lang: str, source: str | None
+) -> Query:
+    query_id = parse_id(table.path, line, "topic_id", row.get("topic_id"))
+    wanted = (source,) if source else ORIGINALS
     chosen = next((versions[name] for name in wanted if name in versions), None)
     if chosen is None:
         raise DataError(
-            f"{path}:{line}: topic {row.get('topic_id')!r} has no {' or '.join(repr(w) for w in wanted)} version in {lang!r}\n"
-            f"  there are: {', '.join(repr(v) for v in versions)}; choose with dataset.topic_source=..."
+            f"{table.path}:{line}: topic {query_id!r} has no {' or '.join(map(repr, wanted))} version in {lang!r}\n"
+            f"  there are: {', '.join(map(repr, versions))}; choose with dataset.topic_source=..."
         )
-    names = {"title": "topic_title", "description": "topic_description", "narrative": "topic_narrative"}
-    return Query(str(row["topic_id"]), {field: chosen[name] for field, name in names.items() if chosen.get(name)}, lang)
+    texts = {name: chosen.get(f"topic_{name}") for name in ("title", "description", "narrative")}
+    if strange := [name for name, text in texts.items() if not isinstance(text, str | None)]:
+        raise DataError(f"{table.path}:{line}: expected text as topic_{strange[0]}, found {texts[strange[0]]!r}")
+    return Query(query_id, {name: text for name, text in texts.items() if text}, lang)

@@ -71,4 +71,6 @@ def _make(step: Step, store: Store, made: set[str]) -> None:
 
 def _disk(error: OSError, root: Path) -> Exception:
     """What the operating system refused, and what is kept."""
-    return RunError(f"{error.strerror or error}: {error.filename or root}\n  What is finished stays finished in {root}; mend the cause and give the same command again.")
+    return RunError(
+        f"{error.strerror or error}: {error.filename or root}\n  What is finished stays finished in {root}; mend the cause and give the same command again."
+    )

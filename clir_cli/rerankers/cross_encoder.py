@@ -28,7 +28,7 @@ class CrossEncoder:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the weights; scores are float32
     trust_remote_code: bool = False  # run the Python files of the model's repository; only with a commit as revision
     device: str = neutral("auto")  # auto: the GPU if there is one
-    batch_tokens: int | None = neutral(None)  # padded tokens a batch; null: 1536 on a CPU, 32768 on a GPU
+    batch_tokens: int | None = neutral(None)  # padded tokens a batch; null: 1024 on a CPU, 32768 on a GPU
 
     def __post_init__(self) -> None:
         encoding.check_source(self.model, self.revision, self.trust_remote_code)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from uuid import uuid4
 
 from clir_cli import lucene
 from clir_cli.errors import DataError
@@ -26,8 +24,6 @@ class BM25:
         score(q, d) = sum over the query's terms t of  qtf(t) * idf(t) * tf / (tf + k1 * (1 - b + b * |d| / avgdl))
         idf(t)      = ln(1 + (N - df(t) + 0.5) / (df(t) + 0.5))
 
-    engines: ClassVar[tuple[str, ...]] = ("anserini",)  # whose versions decide the result
-
     tf: occurrences of t in d, qtf: in the query, df: documents that have t, N: documents that have any term, |d|: terms
     of d, kept in one byte (exact below 40, then with three significant bits fewer), avgdl: exact mean of |d| over N.
 
@@ -36,6 +32,8 @@ class BM25:
     as often as the analysis that has it most often: it meets each document in that document's own analysis. Of a query
     shown in several languages, a part in one of the pool's languages goes through that language's analyser only.
     """
+
+    engines: ClassVar[tuple[str, ...]] = ("anserini",)  # whose versions decide the result
 
     analyser: str = "language"
     # "language": Lucene's for the text's language · "whitespace": lower-cased words · "ngram4" (any N): lower-cased
@@ -68,6 +66,9 @@ class BM25:
 
     def index(self, docs: Iterable[Text], folder: Path) -> None:
         """Leave `folder/lucene` and, last, `folder/index.json`; a draft that somebody left behind is removed."""
+        import shutil
+        from uuid import uuid4
+
         lucene.start(self.heap, self.threads)
         done, draft = folder / "index.json", folder / f"draft-{uuid4().hex}"
         done.unlink(missing_ok=True)

@@ -45,7 +45,7 @@ class Dense:
     faiss_factory: str | None = searched(None)  # as in faiss.index_factory, e.g. HNSW32,Flat; null: Flat
     trust_remote_code: bool = False  # run the Python files of the model's repository; only with a commit as revision
     device: str = neutral("auto")  # auto: the GPU if there is one; cpu, cuda, cuda:1, mps
-    batch_tokens: int | None = neutral(None)  # padded tokens a batch; null: 1536 on a CPU, 32768 on a GPU
+    batch_tokens: int | None = neutral(None)  # padded tokens a batch; null: 1024 on a CPU, 32768 on a GPU
 
     def __post_init__(self) -> None:
         encoding.check_source(self.model, self.revision, self.trust_remote_code)
