@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -35,23 +36,35 @@ class Batch(NamedTuple):
     cut: list[bool]  # whether the input was longer than the model reads
 
 
+@dataclass
+class Room:
+    """What a batch may hold; halved where a GPU's memory is full."""
+
+    tokens: int
+
+
 def batches(
     model: Any, inputs: Sequence[Input], output: str, budget: int | None, limit: int | None, **preprocess: Any
 ) -> Iterator[Batch]:
     """The model's `output` for every input, in batches of at most `budget` padded tokens (None: by the device).
 
     Inputs are sorted by characters, tokenised in chunks (the next one while this one is computed) and sorted by tokens,
-    so that little is padding and memory stays flat. The same inputs and budget make the same batches. A batch that does
-    not fit into a GPU's memory is halved. `limit` is the number of tokens the model reads; an input at the limit counts
-    as cut where the tokenizer (a slow one) does not say.
+    so that little is padding and memory stays flat. The same inputs and budget make the same batches; equal inputs are
+    computed once, so that they get equal values. A batch that does not fit into a GPU's memory is halved. `limit` is the
+    number of tokens the model reads; an input at the limit counts as cut where the tokenizer (a slow one) does not say.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    def tokenised(chunk: list[int]) -> Any:
-        return model.preprocess([inputs[i] for i in chunk], **preprocess)
+    places: dict[Input, list[int]] = {}
+    for i, text in enumerate(inputs):
+        places.setdefault(text, []).append(i)
+    distinct = list(places)
 
-    budget = budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
-    chunks = _chunks(inputs)
+    def tokenised(chunk: list[int]) -> Any:
+        return model.preprocess([distinct[i] for i in chunk], **preprocess)
+
+    room = Room(budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS))
+    chunks = _chunks(distinct)
     with ThreadPoolExecutor(1) as tokenizer:
         upcoming = tokenizer.submit(tokenised, chunks[0]) if chunks else None
         for number, chunk in enumerate(chunks, 1):
@@ -59,10 +72,14 @@ def batches(
             features = upcoming.result()
             upcoming = tokenizer.submit(tokenised, chunks[number]) if number < len(chunks) else None
             tokens, cut = _lengths(features, limit)
-            for rows, values in _forward(
-                model, features, tokens, output=output, budget=budget, task=preprocess.get("task")
-            ):
-                yield Batch([chunk[r] for r in rows], values, [tokens[r] for r in rows], [cut[r] for r in rows])
+            for rows, values in _forward(model, features, tokens, output, room, task=preprocess.get("task")):
+                found = [(i, at, row) for at, row in enumerate(rows) for i in places[distinct[chunk[row]]]]
+                yield Batch(
+                    [i for i, _, _ in found],
+                    values[[at for _, at, _ in found]],
+                    [tokens[row] for _, _, row in found],
+                    [cut[row] for _, _, row in found],
+                )
 
 
 def _chunks(inputs: Sequence[Input]) -> list[list[int]]:
@@ -89,7 +106,7 @@ def _lengths(features: Any, limit: int | None) -> tuple[list[int], list[bool]]:
 
 
 def _forward(
-    model: Any, features: Any, tokens: list[int], *, output: str, budget: int, task: str | None
+    model: Any, features: Any, tokens: list[int], output: str, room: Room, *, task: str | None
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     import torch
 
@@ -106,7 +123,7 @@ def _forward(
     start = 0
     while start < len(order):
         longest = max(1, tokens[order[start]])
-        at = order[start : start + max(1, budget // longest)]
+        at = order[start : start + max(1, room.tokens // longest)]
         batch = {name: v[at, -longest:] if left else v[at, :longest] for name, v in rows.items()}
         try:
             with torch.no_grad():  # not inference_mode: torch.compile with frozen weights does not take it
@@ -117,11 +134,11 @@ def _forward(
                 raise RunError(
                     f"one text of {longest} tokens does not fit into the memory of {model.device}"
                 ) from error
-            budget = len(at) // 2 * longest
+            room.tokens = len(at) // 2 * longest
             progress.say(
-                f"{model.device} is out of memory with {len(at)} x {longest} tokens: {budget} tokens a batch from here"
+                f"{model.device} is out of memory with {len(at)} x {longest} tokens: {room.tokens} tokens a batch from here"
             )
-            continue  # outside the except clause the failed batch is freed
+            continue
         yield at, values
         start += len(at)
 

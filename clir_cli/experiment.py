@@ -205,8 +205,11 @@ class Experiment:
         labels = self.cfg.labels
         for stage, ranking in self.rankings.items():
             second = stage != "first_stage" and bool(self.second)
-            tag = tag_of(labels["retriever"], labels["reranker"] if second else "")
-            self._write_run(ranking, draft / ("run.trec" if stage == "final" else f"{stage}.trec"), tag)
+            path = draft / ("run.trec" if stage == "final" else f"{stage}.trec")
+            if stage == "final" and not second:
+                shutil.copyfile(draft / "first_stage.trec", path)
+            else:
+                self._write_run(ranking, path, tag_of(labels["retriever"], labels["reranker"] if second else ""))
         write_rows(draft / "queries.csv", QUERIES, self._query_rows(name))
         write_rows(draft / "costs.csv", COSTS, self._cost_rows(name))
         self._join_answers(draft / "answers.jsonl.gz")
@@ -301,11 +304,17 @@ def _covers(have: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 def add_evaluation(folder: Path, store: Store, cfg: Config, asked: Sequence[Mapping[str, Any]]) -> None:
     """Add measures or judgments to a finished experiment: nothing is ranked again, the CSVs become the union atomically."""
-    have = read_json(folder / "manifest.json")["evaluated"]
-    missing = [a for a in asked if not any(_covers(h, a) for h in have)]
-    if missing:
-        with _alone(store, folder):
+    with _alone(store, folder):
+        have = {h["judgments"]: h for h in read_json(folder / "manifest.json")["evaluated"]}
+        wider = [_wider(have.get(a["judgments"]), a) for a in asked]
+        if missing := [a for a in wider if have.get(a["judgments"]) != a]:
             evaluate_into(folder, f"{folder.parent.name}/{folder.name}", store, cfg, missing)
+
+
+def _wider(have: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked, with the measures that are there already: a CSV holds one policy and one state of the judgments."""
+    known = have["measures"] if have else []
+    return {**asked, "measures": list(dict.fromkeys([*known, *asked["measures"]]))}
 
 
 @contextmanager
@@ -319,47 +328,46 @@ def _alone(store: Store, folder: Path) -> Iterator[None]:
 
 def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Sequence[Mapping[str, Any]]) -> None:
     """Score every stage's run in `folder` and rewrite metrics.csv and per_query.csv as the union with what they hold."""
-    from clir_cli import evaluation, runs
-
     metrics, per_query = read_rows(folder / "metrics.csv"), read_rows(folder / "per_query.csv")
     notes: list[str] = []
-    stages = {
-        "first_stage": "first_stage.trec",
-        **{p.stem: p.name for p in sorted(folder.glob("rerank_*.trec"))},
-        "final": "run.trec",
-    }
+    between = {p.stem: p.name for p in sorted(folder.glob("rerank_*.trec"))}
+    stages = {"first_stage": "first_stage.trec", **between, "final": "run.trec"}
     for request in asked:
         qrels = _counted_qrels(cfg, store, cfg.dataset.read_qrels(request["judgments"]), request["judgments"], notes)
-        measures = evaluation.parse_measures(request["measures"])
+        scored: dict[str, tuple[Any, Any]] = {}  # by content: without a reranker both stages hold the same ranking
         for stage, file in stages.items():
-            scores = evaluation.evaluate(runs.read_made(folder / file), qrels, measures)
+            if (content := provenance.checksum(folder / file)) not in scored:
+                scored[content] = _scored(folder / file, qrels, request)
+            summary, counted = scored[content]
             base = {"experiment": name, "judgments": request["judgments"], "stage": stage}
-            for row in evaluation.summary(scores, qrels, request["topics"]):
-                metrics.append(
-                    {
-                        **_columns(cfg, stage),
-                        **base,
-                        "measure": row.measure,
-                        "value": repr(row.value),
-                        "topics": row.topics,
-                        "topics_without_relevant": row.topics_without_relevant,
-                    }
-                )
-                if row.other is not None and stage == "final":
-                    notes.append(_policy_note(row, request))
-            counted = evaluation.counted(scores, qrels, request["topics"])
-            per_query += [
-                {**base, "query_id": q, "measure": m, "value": repr(float(v))}
-                for q, m, v in zip(counted["query_id"], counted["measure"], counted["value"], strict=True)
-            ]
+            metrics += [{**_columns(cfg, stage), **base, **_measured(row)} for row in summary]
+            per_query += [{**base, "query_id": q, "measure": m, "value": v} for q, m, v in counted]
+        notes += [_policy_note(row, request) for row in summary if row.other is not None]
     write_rows(folder / "per_query.csv", PER_QUERY, _union(per_query, ("judgments", "stage", "query_id", "measure")))
     write_rows(folder / "metrics.csv", METRICS, _union(metrics, ("judgments", "stage", "measure")))
     manifest = read_json(folder / "manifest.json")
-    manifest["evaluated"] += list(asked)
-    manifest["notes"] = list(dict.fromkeys([*manifest["notes"], *notes]))
+    done = {e["judgments"]: e for e in [*manifest["evaluated"], *asked]}
+    manifest |= {"evaluated": list(done.values()), "notes": list(dict.fromkeys([*manifest["notes"], *notes]))}
     write_json(folder / "manifest.json", manifest)
     for note in dict.fromkeys(notes):
         say(f"note: {note}")
+
+
+def _scored(run: Path, qrels: list[Qrel], request: Mapping[str, Any]) -> tuple[list[Any], list[tuple[str, str, str]]]:
+    """Each measure's mean, and (query_id, measure, value) of every topic that counts."""
+    from clir_cli import evaluation, runs
+
+    scores = evaluation.evaluate(runs.read_made(run), qrels, evaluation.parse_measures(request["measures"]))
+    counted = evaluation.counted(scores, qrels, request["topics"])
+    rows = zip(counted["query_id"], counted["measure"], counted["value"].tolist(), strict=True)
+    return evaluation.summary(scores, qrels, request["topics"]), [(q, m, repr(v)) for q, m, v in rows]
+
+
+def _measured(row: Any) -> dict[str, Any]:
+    return {
+        "measure": row.measure, "value": repr(row.value), "topics": row.topics,
+        "topics_without_relevant": row.topics_without_relevant,
+    }  # fmt: skip
 
 
 def _policy_note(row: Any, request: Mapping[str, Any]) -> str:

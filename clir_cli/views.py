@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clir_cli.docstore import Docstore
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ConfigError, DataError
 from clir_cli.languages import language
 from clir_cli.types import Doc, Query, Text
 
 if TYPE_CHECKING:
     from clir_cli.steps import Step
     from clir_cli.store import At
+
+CHUNK = 1000  # documents that are looked up in the other languages at once
 
 
 def targets(view: str | Sequence[str], own: str, query_lang: str, doc_langs: Sequence[str]) -> list[str]:
@@ -43,10 +45,11 @@ class Fields:
     separator: str
 
     def join(self, identifier: str, fields: Mapping[str, str], where: str) -> str:
+        """The chosen fields that are not empty, without blanks around them; `where` is the option that chose them."""
         names = tuple(fields) if self.names is None else self.names
-        if absent := [n for n in names if n not in fields]:
+        if absent := [name for name in names if name not in fields]:
             raise ConfigError(f"{where}: {identifier!r} has no field {absent[0]!r}; it has: {', '.join(fields)}")
-        return self.separator.join(fields[n].strip() for n in names if fields[n].strip())
+        return self.separator.join(text for name in names if (text := fields[name].strip()))
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,13 @@ class QueryView:
         return tuple(step for _, step in self.columns)
 
     def read(self, at: At) -> list[Text]:
-        """The queries in topic order; those that some column lacks are left out (translator.missing=drop counted them)."""
+        """The queries in topic order; one that some language lacks is left out (translator.missing=drop counted it)."""
         columns = [(lang, {q.query_id: q for q in read_queries(at[step])}) for lang, step in self.columns]
         shared = [i for i in columns[0][1] if all(i in found for _, found in columns)]
-        return [Text(i, tuple((lang, self.fields.join(i, found[i].fields, "query_fields")) for lang, found in columns)) for i in shared]
+        return [
+            Text(i, tuple((lang, self.fields.join(i, found[i].fields, "query_fields")) for lang, found in columns))
+            for i in shared
+        ]
 
 
 @dataclass(frozen=True)
@@ -91,35 +97,59 @@ class DocView:
         return sum(len(Docstore(at[part[0][1]])) for part in self.parts)
 
     def read(self, at: At, start: int = 0, stop: int | None = None) -> Iterator[Text]:
-        """Documents `start` to `stop` of the pool, part after part, in collection order."""
+        """Documents `start` to `stop` of the pool, part after part, in collection order.
+
+        A document that some language shown lacks is left out (translator.missing=drop counted it). DataError where two
+        parts of the pool have a doc_id in common.
+        """
+        parts = [[(lang, Docstore(at[step])) for lang, step in part] for part in self.parts]
+        if start == 0:  # whoever reads the rest in shards reads the first one too
+            _refuse_shared_ids([part[0] for part in parts])
         before = 0
-        for part in self.parts:
-            stores = [(lang, Docstore(at[step])) for lang, step in part]
-            size = len(stores[0][1])
-            first = max(start - before, 0)
-            last = size if stop is None else min(max(stop - before, 0), size)
-            yield from self._shown(stores, first, last)
+        for columns in parts:
+            size = len(columns[0][1])
+            first, last = max(start - before, 0), size if stop is None else min(max(stop - before, 0), size)
+            yield from self._shown(columns, first, last)
             before += size
 
-    def _shown(self, stores: list[tuple[str, Docstore]], first: int, last: int) -> Iterator[Text]:
-        for begin in range(first, last, 1000):
-            rows = list(stores[0][1].rows(begin, min(begin + 1000, last)))
-            others = [(lang, store.find([d.doc_id for d in rows])) for lang, store in stores[1:]]
-            for doc in rows:
-                versions = [(stores[0][0], doc), *((lang, found[doc.doc_id]) for lang, found in others if doc.doc_id in found)]
-                yield self._text(doc.doc_id, versions)
+    def _shown(self, columns: Sequence[tuple[str, Docstore]], first: int, last: int) -> Iterator[Text]:
+        (lang, store), *more = columns
+        for begin in range(first, last, CHUNK):
+            docs = {doc.doc_id: doc for doc in store.rows(begin, min(begin + CHUNK, last))}
+            yield from self._texts([(lang, docs), *((other, s.find(list(docs))) for other, s in more)])
 
     def find(self, at: At, ids: Sequence[str]) -> dict[str, Text]:
         """The documents with these ids, as shown."""
         found: dict[str, Text] = {}
         for part in self.parts:
             columns = [(lang, Docstore(at[step]).find(ids)) for lang, step in part]
-            for doc_id in columns[0][1]:
-                found[doc_id] = self._text(doc_id, [(lang, docs[doc_id]) for lang, docs in columns if doc_id in docs])
+            for text in self._texts(columns):
+                if text.id in found:
+                    raise _shared_id(text.id, found[text.id].lang, text.lang)
+                found[text.id] = text
         return found
 
-    def _text(self, doc_id: str, versions: Sequence[tuple[str, Doc]]) -> Text:
-        return Text(doc_id, tuple((lang, self.fields.join(doc_id, doc.fields, "doc_fields")) for lang, doc in versions))
+    def _texts(self, columns: Sequence[tuple[str, Mapping[str, Doc]]]) -> Iterator[Text]:
+        """The documents that all columns have, in the first one's order."""
+        for doc_id in columns[0][1]:
+            if all(doc_id in docs for _, docs in columns):
+                shown = ((lang, self.fields.join(doc_id, docs[doc_id].fields, "doc_fields")) for lang, docs in columns)
+                yield Text(doc_id, tuple(shown))
+
+
+def _refuse_shared_ids(parts: Sequence[tuple[str, Docstore]]) -> None:
+    """Raise DataError if a doc_id stands in two parts of a pool: its ranking could not tell them apart."""
+    for i, (lang, store) in enumerate(parts):
+        for other_lang, other in parts[:i]:
+            if shared := store.shared(other):
+                raise _shared_id(shared, other_lang, lang)
+
+
+def _shared_id(doc_id: str, lang: str, other: str) -> DataError:
+    return DataError(
+        f"doc_id {doc_id!r} stands in the {lang} and in the {other} part of the pool\n"
+        "  a ranking could not tell them apart: put the language into the ids, as in de-17 and en-17"
+    )
 
 
 def write_queries(queries: Sequence[Query], folder: Path) -> None:

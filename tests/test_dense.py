@@ -247,11 +247,17 @@ def test_the_same_shard_is_the_same_bytes(backbone: Path, tmp_path: Path) -> Non
     assert (tmp_path / "a" / "ids.txt").read_text() == "".join(f"d{i}\n" for i in range(len(TEXTS)))
 
 
+def test_the_same_text_under_two_ids_has_the_same_vector(backbone: Path) -> None:
+    found = encode(Dense(str(backbone), pooling="mean", device="cpu"), [*TEXTS, *TEXTS[::-1]])
+    assert (found[: len(TEXTS)] == found[len(TEXTS) :][::-1]).all()
+
+
 def test_more_texts_than_one_chunk_keep_their_order(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = Dense(str(backbone), pooling="mean", device="cpu")
-    whole = encode(dense, TEXTS * 3)
+    found = [f"{text} {i}" for i in range(3) for text in TEXTS]
+    whole = encode(dense, found)
     monkeypatch.setattr(encoding, "CHUNK_TEXTS", 5)
-    assert np.abs(encode(dense, TEXTS * 3) - whole).max() < 1e-5
+    assert np.abs(encode(dense, found) - whole).max() < 1e-5
 
 
 def test_texts_longer_than_the_limit_are_cut_and_counted(backbone: Path, tmp_path: Path) -> None:
@@ -318,11 +324,20 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(backbone: Path, capsys:
     try:
         assert np.abs(encode(dense, TEXTS) - whole).max() < 1e-5
         assert "out of memory" in capsys.readouterr().err
+    finally:
+        hook.remove()
+
+
+def test_one_text_that_does_not_fit_into_memory_is_an_error(backbone: Path) -> None:
+    dense = Dense(str(backbone), pooling="mean", device="cpu")
+
+    def no_memory(module: Any, given: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = dense.load().register_forward_pre_hook(no_memory)
+    try:
         with pytest.raises(RunError, match="one text of 64 tokens does not fit"):
-            loaded_limit = replace(dense, batch_tokens=64)
-            hook.remove()
-            hook = loaded.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
-            encode(loaded_limit, ["cat " * 200])
+            encode(dense, ["cat " * 200])
     finally:
         hook.remove()
 

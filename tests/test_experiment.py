@@ -268,3 +268,23 @@ def test_the_first_stage_rows_of_two_rerankers_merge(shared_clir: Clir) -> None:
     ignore = {"experiment"}
     first = [[{k: v for k, v in r.items() if k not in ignore} for r in rows(f / "metrics.csv") if r["stage"] == "first_stage"] for f in (none, oracle)]
     assert first[0] == first[1]
+
+
+def test_one_csv_holds_one_policy_over_the_topics(clir: Clir) -> None:
+    """A topic without relevant documents counts under `judged` only; both values and counts are said."""
+    own = clir.folder
+    (own / "docs.tsv").write_text("d1\tred fish\nd2\tblue bird\n")
+    (own / "topics.tsv").write_text("q1\tfish\nq2\tbird\nq3\tnothing\n")
+    (own / "qrels.txt").write_text("q1 0 d1 1\nq2 0 d1 0\nq9 0 d2 0\n")
+    base = ["dataset=files", "dataset.docs=docs.tsv", "dataset.topics=topics.tsv", "dataset.qrels=qrels.txt", "dataset.query_lang=en", "dataset.doc_lang=en", "retriever=bm25", "dataset.measures=[AP]"]
+    done = clir("run", *base)
+    folder = Path(done.stdout.splitlines()[-1])
+    (row,) = [r for r in rows(folder / "metrics.csv") if r["stage"] == "final"]
+    assert (float(row["value"]), row["topics"], row["topics_without_relevant"]) == (pytest.approx(1 / 3), "3", "2")
+    assert "AP (qrels) is 0.3333 over 3 topics" in done.stderr and "1.0000 over 1" in done.stderr
+    assert any("1.0000 over 1" in note for note in json.loads((folder / "manifest.json").read_text())["notes"])
+    assert clir.experiment(*base, "evaluate.topics=relevant", "evaluate.measures=[P@1]") == folder
+    final = {r["measure"]: (float(r["value"]), r["topics"]) for r in rows(folder / "metrics.csv") if r["stage"] == "final"}
+    assert final == {"AP": (1.0, "1"), "P@1": (1.0, "1"), "Judged@1": (1.0, "1")}, "no measure keeps the other policy"
+    clir.experiment(*base)
+    assert {r["topics"] for r in rows(folder / "metrics.csv")} == {"3"}

@@ -29,7 +29,7 @@ class TestCollection:
     pair: str | None = None  # `en-de` sets query_lang and doc_lang: one sweep axis for both
     split: str | None = None  # stands for {split} in paths
     judgments: tuple[str, ...] | None = None  # names of qrels to evaluate with; None: all the dataset has
-    queries: Literal["judged", "all"] | str | tuple[str, ...] = "judged"  # or a file with one query_id per line, or ids
+    queries: Literal["judged", "all"] | str | tuple[str | int, ...] = "judged"  # or a file of query_ids, or ids
     limit_queries: int | None = None  # the first n selected topics, for a quick look; stands in the label
     sample_docs: int | None = None  # judged documents + n others, chosen by a seeded hash; stands in the label
     sample_seed: int = 0
@@ -42,6 +42,8 @@ class TestCollection:
     on_unknown: Literal["warn", "error"] = neutral("warn")  # a judged document that the collection does not have
 
     def __post_init__(self) -> None:
+        if not isinstance(self.queries, str):  # the command line reads [11,237] as numbers
+            object.__setattr__(self, "queries", tuple(map(str, self.queries)))
         for code in (self.query_lang, *self.doc_langs):
             language(code)
         if len(set(self.doc_langs)) != len(self.doc_langs):
@@ -61,5 +63,5 @@ class TestCollection:
     @property
     def selection(self) -> str:
         """`~q5~d1000`, what stands behind the dataset's name when only a part of it is used."""
-        parts = (f"~q{self.limit_queries}" if self.limit_queries else "", f"~d{self.sample_docs}" if self.sample_docs else "")
-        return "".join(parts)
+        queries = f"~q{self.limit_queries}" if self.limit_queries else ""
+        return queries + (f"~d{self.sample_docs}" if self.sample_docs else "")

@@ -43,7 +43,7 @@ class Files(TestCollection):
     docs_columns: Columns | None = None  # doc_id, lang and the fields -> column name or number from 1
     topics_columns: Columns | None = None
     format: Literal["auto", "jsonl", "tsv"] = "auto"
-    header: bool | Literal["auto"] = "auto"  # TSV: the first line names the columns; auto: if it starts with an id's name
+    header: bool | Literal["auto"] = "auto"  # TSV: whether the first line names the columns; auto: if it looks so
     aligned: str | None = None  # a pattern whose group 1 is the part of a doc_id that its translations share
     topic_source: str | None = None  # HC4 topics: which version of a language; None: the original, else the human one
 
@@ -55,7 +55,7 @@ class Files(TestCollection):
         _check_columns("topics", self.topics_columns)
         if len(self.doc_langs) > 1 and not self._tells_languages("docs"):
             raise ValueError(
-                f"doc_lang is a pool ({self.doc_label}), but docs={self.docs!r} holds no {{lang}} and docs_columns no lang"
+                f"doc_lang is a pool ({self.doc_label}), but docs={self.docs!r} holds no {{lang}}, docs_columns no lang"
             )
         self.path("docs", self.doc_langs[0])
         self.path("topics", self.query_lang)
@@ -75,12 +75,12 @@ class Files(TestCollection):
         """What stands for a place. Topics may hang on the documents' language too: CIRAL's English ones do."""
         values = {"lang": lang, "iso3": language(lang).iso3, "split": self.split}
         if part == "topics":
-            values |= {"query_lang": lang, "doc_lang": self.doc_lang if isinstance(self.doc_lang, str) else None}
+            values |= {"query_lang": lang, "doc_lang": self.doc_langs[0] if len(self.doc_langs) == 1 else None}
         else:
             values |= {"query_lang": self.query_lang, "doc_lang": lang}
         if place not in values:
             raise ValueError(
-                f"{part}: {{{place}}} is no place in a path; there are: {{lang}} {{iso3}} {{query_lang}} {{doc_lang}} {{split}}"
+                f"{part}: {{{place}}} is no place in a path; there are: {' '.join(f'{{{name}}}' for name in values)}"
             )
         if (value := values[place]) is None:
             why = "choose one with dataset.split=..." if place == "split" else f"doc_lang is a pool ({self.doc_label})"
@@ -144,12 +144,12 @@ class Files(TestCollection):
     def _chosen(self, table: Table, lang: str) -> Iterator[tuple[int, Record]]:
         """The rows in one language. Where the path names a language, a row that says another is an error."""
         others: Counter[str] = Counter()
-        spelled = {None, lang, language(lang).iso3}
+        one, spelled = self._one_language(table.part), {None, lang, language(lang).iso3}
         for line, row in table.rows():
             record = table.record(line, row)
-            if record.lang in spelled:
+            if record.lang in spelled or (one and not record.lang):
                 yield line, record
-            elif self._one_language(table.part):
+            elif one:
                 raise DataError(
                     f"{table.path}:{line}: {record.id!r} says it is in {record.lang!r}, but the path says {lang!r}"
                 )
@@ -224,7 +224,7 @@ def _check_columns(part: Literal["docs", "topics"], columns: Columns | None) -> 
         raise ValueError(f"{part}_columns must name {key} and at least one field, such as {{{key}: 1, text: 3}}")
 
 
-# Rows and records -------------------------------------------------------------------------------------------------------
+# Rows and records -----------------------------------------------------------------------------------------------------
 
 
 class Record(NamedTuple):
@@ -293,8 +293,8 @@ class Table:
             return [str(i) for i in range(1, len(cells) + 1)]
         if len(cells) not in {2, 3}:
             raise DataError(
-                f"{self.path}:{number}: expected 2 or 3 columns separated by tabs ({', '.join(usual)}) or a header, found "
-                f"{len(cells)}; say which is which: dataset.{self.part}_columns={{{usual[0]}: 1, text: 3}}"
+                f"{self.path}:{number}: expected 2 or 3 columns separated by tabs ({', '.join(usual)}) or a header, "
+                f"found {len(cells)}; say which is which: dataset.{self.part}_columns={{{usual[0]}: 1, text: 3}}"
             )
         return [usual[0], "text"] if len(cells) == 2 else list(usual)
 
@@ -323,12 +323,15 @@ class Table:
         identifier = next((name for name in (key, *IDS) if name in names), None)
         texts = sorted((name for name in names if name in TEXTS), key=lambda name: name != "title")  # the title first
         if identifier is None or not texts:
-            looked = f"{key}: looked for {', '.join(IDS)}" if identifier is None else f"text: looked for {', '.join(TEXTS)}"
-            raise DataError(f"{where}: no {looked}; there are: {', '.join(names)}; name the columns with {option}")
+            what, usual = (key, IDS) if identifier is None else ("text", TEXTS)
+            raise DataError(
+                f"{where}: no {what} (looked for {', '.join(usual)}); there are: {', '.join(names)}; "
+                f"name the columns with {option}"
+            )
         return Layout(identifier, tuple((name, name) for name in texts), None)
 
 
-# HC4 and NeuCLIR topics -------------------------------------------------------------------------------------------------
+# HC4 and NeuCLIR topics -----------------------------------------------------------------------------------------------
 
 
 def _is_hc4(table: Table) -> bool:
@@ -338,33 +341,37 @@ def _is_hc4(table: Table) -> bool:
 
 def _hc4_topics(table: Table, lang: str, source: str | None) -> list[Query]:
     """The topics that have a version in `lang`; how many have none is said."""
-    rows = [(line, row, _hc4_versions(row, lang)) for line, row in table.rows()]
-    found = [_hc4_topic(table, line, row, versions, lang, source) for line, row, versions in rows if versions]
+    found, absent = [], 0
+    for line, row in table.rows():
+        if versions := _hc4_versions(row, lang):
+            query_id = parse_id(table.path, line, "topic_id", row.get("topic_id"))
+            where = f"{table.path}:{line}: topic {query_id!r} in {lang!r}"
+            found.append(Query(query_id, _hc4_texts(where, versions, source), lang))
+        else:
+            absent += 1
     if not found:
         raise DataError(f"{table.path}: no topics in {lang!r}")
-    if len(found) < len(rows):
-        say(f"{table.path}: {len(rows) - len(found)} of {len(rows)} topics have no version in {lang!r}; they are left out")
+    if absent:
+        say(f"{table.path}: {absent} of {absent + len(found)} topics have no version in {lang!r} and are left out")
     return found
 
 
-def _hc4_versions(row: Mapping[str, Any], lang: str) -> dict[str, dict[str, Any]]:
-    """source -> topic of one language; languages are written as ISO 639-3."""
-    topics = [t for t in row.get("topics") or () if isinstance(t, dict) and t.get("lang") in {lang, language(lang).iso3}]
-    return {str(topic.get("source")): topic for topic in topics}
+def _hc4_versions(row: Mapping[str, Any], lang: str) -> dict[str, Mapping[str, Any]]:
+    """source -> topic of one language, which HC4 writes as ISO 639-3."""
+    topics = [topic for topic in row.get("topics") or () if isinstance(topic, dict)]
+    return {str(t.get("source")): t for t in topics if t.get("lang") in {lang, language(lang).iso3}}
 
 
-def _hc4_topic(
-    table: Table, line: int, row: Mapping[str, Any], versions: Mapping[str, Mapping[str, Any]], lang: str, source: str | None
-) -> Query:
-    query_id = parse_id(table.path, line, "topic_id", row.get("topic_id"))
+def _hc4_texts(where: str, versions: Mapping[str, Mapping[str, Any]], source: str | None) -> dict[str, str]:
+    """The fields of the version that was asked for."""
     wanted = (source,) if source else ORIGINALS
     chosen = next((versions[name] for name in wanted if name in versions), None)
     if chosen is None:
         raise DataError(
-            f"{table.path}:{line}: topic {query_id!r} has no {' or '.join(map(repr, wanted))} version in {lang!r}\n"
+            f"{where} has no version {' or '.join(map(repr, wanted))}\n"
             f"  there are: {', '.join(map(repr, versions))}; choose with dataset.topic_source=..."
         )
-    texts = {name: chosen.get(f"topic_{name}") for name in ("title", "description", "narrative")}
-    if strange := [name for name, text in texts.items() if not isinstance(text, str | None)]:
-        raise DataError(f"{table.path}:{line}: expected text as topic_{strange[0]}, found {texts[strange[0]]!r}")
-    return Query(query_id, {name: text for name, text in texts.items() if text}, lang)
+    texts = {name: chosen.get(f"topic_{name}") or "" for name in ("title", "description", "narrative")}
+    if strange := [name for name, text in texts.items() if not isinstance(text, str)]:
+        raise DataError(f"{where}: expected text as topic_{strange[0]}, found {texts[strange[0]]!r}")
+    return {name: text for name, text in texts.items() if text}

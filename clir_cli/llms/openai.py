@@ -8,6 +8,7 @@ import email.utils
 import json
 import os
 import random
+import re
 import string
 import time
 from collections import Counter
@@ -104,6 +105,11 @@ class OpenAI:
         if self.api_key_env is None:
             return "none"
         if key := os.environ.get(self.api_key_env, "").strip():
+            if not re.fullmatch(r"[!-~]+", key):  # else the HTTP library refuses it, quoting it in its message
+                raise ConfigError(
+                    f"the key in {self.api_key_env} (llm.api_key_env) holds a blank, a line break or a letter that no key has:"
+                    " export the key alone"
+                )
             return key
         raise ConfigError(
             f"the environment variable {self.api_key_env} (llm.api_key_env) is not set, and {self.model} is asked with a key\n"
@@ -150,23 +156,21 @@ class OpenAI:
                 return self._read(raw.text, time.monotonic() - begun)
             except APIStatusError as error:
                 if error.code == "content_filter":  # this prompt's own fate, not the run's
-                    why = f"refused by the server's content filter: {_said(error)}"
+                    why = f"refused by the server's content filter: {self._said(error)}"
                     break
                 if error.status_code not in AGAIN or error.code == "insufficient_quota":
-                    raise self._refusal(client, error) from None  # its text may quote the key
-                why, wait = f"status {error.status_code}: {_said(error)}", _retry_after(error.response.headers)
+                    raise self._refusal(client.base_url.host, error) from None  # its text may quote the key
+                why, wait = f"status {error.status_code}: {self._said(error)}", _retry_after(error.response.headers)
             except APITimeoutError:
                 why = f"no answer within llm.timeout={self.timeout:g} seconds"
             except APIConnectionError as error:
                 why = f"the connection failed: {error.__cause__ or error}"
             except _NoAnswer as error:
-                why = str(error)
+                why = f"the answer is no chat completion: {self._hidden(str(error))[:200]!r}"
             if final.is_set() or attempt == self.retries or (wait or 0) > LONGEST_WAIT:
                 break
             await asyncio.sleep(min(60.0, self.backoff * 2**attempt) * random.uniform(0.5, 1) if wait is None else wait)
-        return Answer(
-            "", error=f"{client.base_url.host}: {why} (tried {attempt + 1} times)".replace(client.api_key, "***")
-        )
+        return Answer("", error=f"{client.base_url.host}: {why} (tried {attempt + 1} times)")
 
     def _request(self, prompt: Prompt, max_tokens: int) -> dict[str, Any]:
         sampling = {"temperature": self.temperature, "seed": self.seed}
@@ -196,7 +200,7 @@ class OpenAI:
                 truncated=choice.get("finish_reason") == "length",
             )
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise _NoAnswer(f"the answer is no chat completion: {body[:200]!r}") from None
+            raise _NoAnswer(body) from None
         self._watch(answer.model, said.get("system_fingerprint"))
         return answer
 
@@ -208,7 +212,7 @@ class OpenAI:
             )
         self.served[model, fingerprint] += 1
 
-    def _refusal(self, client: AsyncOpenAI, error: APIStatusError) -> RunError:
+    def _refusal(self, host: str, error: APIStatusError) -> RunError:
         step = {
             400: "the request does not suit the server: check llm.context, reranker.passage_tokens and llm.temperature",
             401: f"check the key in {self.api_key_env or 'no variable: llm.api_key_env is null'}",
@@ -216,12 +220,20 @@ class OpenAI:
             404: "check llm.model and llm.base_url (which mostly ends in /v1)",
             429: "the account has no credit left",
         }.get(error.status_code, "this will not pass by itself: check llm.base_url and llm.model")
-        text = f"{client.base_url.host} refused {self.model} with status {error.status_code}: {_said(error)}\n  {step}"
-        return RunError(text.replace(client.api_key, "***"))
+        return RunError(f"{host} refused {self.model} with status {error.status_code}: {self._said(error)}\n  {step}")
+
+    def _said(self, error: APIStatusError) -> str:
+        """The server's own words."""
+        body = error.body if isinstance(error.body, Mapping) else {}
+        return self._hidden(str(body.get("message") or body.get("detail") or error.message))[:500]
+
+    def _hidden(self, text: str) -> str:
+        """A text without the key that a server may quote: before it is cut, or half a key would stay."""
+        return text if self.api_key_env is None else text.replace(self._key(), "***")
 
 
 class _NoAnswer(Exception):
-    """A response that is no chat completion."""
+    """The body of a response that is no chat completion."""
 
 
 def _estimate(text: str) -> int:
@@ -229,12 +241,6 @@ def _estimate(text: str) -> int:
     other = data.translate(None, ASCII)
     letters = len(data) - len(data.translate(None, LETTERS))
     return -(-letters // 3) + (len(data) - len(other) - letters) + -(-len(other) // 2)
-
-
-def _said(error: APIStatusError) -> str:
-    """The server's own words."""
-    body = error.body if isinstance(error.body, Mapping) else {}
-    return str(body.get("message") or body.get("detail") or error.message)[:500]
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

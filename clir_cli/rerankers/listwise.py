@@ -121,12 +121,17 @@ class Listwise:
         fits = free // self.window - 1  # that token and the dot's: texts may split otherwise where they meet
         if fits < 1 or (self.passage_tokens != "auto" and self.passage_tokens > fits):
             raise ConfigError(
-                f"reranker.passage_tokens={self.passage_tokens} does not fit: a context of {self.llm.context} tokens leaves "
-                f"{max(fits, 0)} for each of {self.window} passages\n"
+                f"reranker.passage_tokens={self.passage_tokens} does not fit: llm.context={self.llm.context} leaves "
+                f"{max(fits, 0)} tokens for each of {self.window} passages\n"
                 f"  (the instructions take {fixed}, the query {self.query_tokens} x {self.prompt.query_shown}, "
-                f"the answer {self.answer_tokens(self.window)}); lower reranker.window, reranker.passage_tokens or reranker.query_tokens"
+                f"the answer {self.answer_tokens(self.window)})\n"
+                "  raise llm.context if the model takes more, or lower reranker.window, reranker.passage_tokens or reranker.query_tokens"
             )
         return fits if self.passage_tokens == "auto" else self.passage_tokens
+
+    def calls(self, candidates: int) -> int:
+        """Calls per query that order so many candidates, when every answer is usable: 9 for 100 by windows of 20."""
+        return self.repeats * len(windows(candidates, self.window, self.step))
 
     def answer_tokens(self, n: int) -> int:
         """What a ranking of n passages takes, and what the prompt allows for words beside it."""
@@ -158,8 +163,7 @@ class _Judge:
         self, reranker: Listwise, candidates: Sequence[Candidates], shown: list[Shown], journal: Journal
     ) -> None:
         self.reranker, self.candidates, self.shown, self.journal = reranker, candidates, shown, journal
-        sizes = [len(windows(len(docs), reranker.window, reranker.step)) for _, docs in candidates]
-        self.planned = reranker.repeats * sum(sizes)  # windows
+        self.planned = sum(reranker.calls(len(docs)) for _, docs in candidates)  # windows
         self.failed = 0
 
     def order(self, asked: list[tuple[int, Window]]) -> list[Window]:
@@ -217,9 +221,14 @@ class _Judge:
         self.failed += 1
         if self.failed > self.reranker.max_failed_answers * self.planned:
             why = answer.error or f"no ranking in {answer.text[:200]!r}"
+            step = (
+                "run again to ask only for the rest"
+                if answer.error
+                else "another prompt or rerank.repeat asks the model anew"
+            )
             raise RunError(
                 f"{self.failed} of {self.planned} windows got no usable answer, more than reranker.max_failed_answers="
                 f"{self.reranker.max_failed_answers:g} allows\n"
                 f"  the last one, for query {query_id}: {why}\n"
-                "  the answers that came are kept: run again to ask only for the rest, or raise reranker.max_failed_answers"
+                f"  the answers that came are kept: {step}, or raise reranker.max_failed_answers"
             )

@@ -40,7 +40,7 @@ class Dense:
     similarity: Literal["dot", "cosine"] = searched("dot")  # cosine differs only where normalize is false
     languages: tuple[str, ...] | None = neutral(None)  # that the model reads; null: many, nothing is refused
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the weights
-    compile: bool = False  # 2 x faster on a CPU after half a minute of compiling; changes the last digits
+    compile: bool = False  # some 1.3 x faster on a CPU after half a minute of compiling; changes the last digits
     search_with: Literal["exact", "faiss"] = searched("exact")  # exact is the right choice up to some 10 M documents
     faiss_factory: str | None = searched(None)  # as in faiss.index_factory, e.g. HNSW32,Flat; null: Flat
     trust_remote_code: bool = False  # run the Python files of the model's repository; only with a commit as revision
