@@ -517,10 +517,11 @@ def _pair(dataset: Any) -> None:
     """`pair=en-de` is query_lang=en and doc_lang=de."""
     if not isinstance(dataset, dict) or not dataset.get("pair"):
         return
-    query, dash, doc = str(dataset["pair"]).partition("-")
+    pair = str(dataset.pop("pair"))
+    query, dash, doc = pair.partition("-")
     if not (query and dash and doc):
         raise ConfigError(
-            f"dataset.pair: expected QUERY-DOCUMENT such as en-de (or en-fa+ru+zh for a pool), got {dataset['pair']!r}"
+            f"dataset.pair: expected QUERY-DOCUMENT such as en-de (or en-fa+ru+zh for a pool), got {pair!r}"
         )
     dataset["query_lang"] = query
     dataset["doc_lang"] = doc.split("+") if "+" in doc else doc

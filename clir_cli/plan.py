@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from clir_cli import config
 from clir_cli.config import Cell
-from clir_cli.errors import ClirError, ConfigError
+from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel
 from clir_cli.experiment import Experiment
 from clir_cli.files import read_json
 from clir_cli.stages import Stages, pair_label
 from clir_cli.steps import Step, digest, pending
-from clir_cli.store import State, Store
+from clir_cli.store import Store
 
 CLOSE = 4  # fields in which a relative may differ and still explain why a step is missing
+RELATIVES = 50  # how many finished steps of a stage, the newest, are asked for one
 
 
 @dataclass
 class Planned:
     """One cell of a request: its experiment, or the error that keeps it from being built."""
 
+    number: int  # 1, 2, ...: as people and cells.csv count
     cell: Cell
     experiment: Experiment | None = None
     error: ClirError | None = None
-    same_as: int | None = None  # the number of an earlier cell that asks for the same
+    same_as: int | None = None  # the index of an earlier cell that asks for the same
 
 
 @dataclass
@@ -47,24 +50,43 @@ class Plan:
 
     def models(self) -> list[str]:
         """Hub models whose revision must be resolved before anything can be identified."""
-        return list(dict.fromkeys(p.model for s in self.steps for p in pending(s.meaning) if p.model))
+        return _models(self.steps)
 
 
 def planned(cells: Sequence[Cell], store: Store) -> Plan:
     """The plan of frozen cells. Errors of single cells are kept in them."""
     plan, stages, seen = Plan(store), Stages(store), dict[str, int]()
-    for number, cell in enumerate(cells):
-        item = Planned(cell)
+    for number, cell in enumerate(cells, 1):
+        item = Planned(number, cell)
         plan.cells.append(item)
         try:
             config.pin_revisions(cell.plain, store.root / "models.lock")
             experiment = Experiment(config.built(cell.plain), stages)
             item.same_as = seen.get(asked := _asked(experiment))
-            seen.setdefault(asked, number)
+            seen.setdefault(asked, number - 1)
             item.experiment = experiment
         except ClirError as error:
             item.error = error
     return plan
+
+
+def resolved(plan: Plan) -> Plan:
+    """The plan with every open model revision resolved, each asked for once; a model that is not to be had fails its cells."""
+    failed: dict[str, MissingModel] = {}
+    for name in plan.models():
+        try:
+            config.resolve_revisions({}, [name], plan.store.root / "models.lock")
+        except MissingModel as error:
+            failed[name] = error
+    again = planned([item.cell for item in plan.cells], Store(plan.store.root)) if plan.models() else plan
+    for item in again.cells:
+        if item.experiment and (lacks := [m for m in _models(item.experiment.steps) if m in failed]):
+            item.experiment, item.error = None, MissingModel("\n".join(str(failed[m]) for m in lacks))
+    return again
+
+
+def _models(steps: Iterable[Step]) -> list[str]:
+    return list(dict.fromkeys(p.model for s in steps for p in pending(s.meaning) if p.model))
 
 
 def _asked(experiment: Experiment) -> str:
@@ -74,72 +96,112 @@ def _asked(experiment: Experiment) -> str:
     return digest([steps, pair_label(experiment.cfg), experiment.asked()])
 
 
-# Printing -------------------------------------------------------------------------------------------------------------
+# What is done, what is missing ----------------------------------------------------------------------------------------
+
+
+def record(plan: Plan) -> dict[str, Any]:
+    """The plan for machines: its cells and its distinct steps."""
+    cells = [
+        {
+            "cell": item.number, "overrides": list(item.cell.overrides), "dropped": list(item.cell.dropped),
+            "same_as": None if item.same_as is None else plan.cells[item.same_as].number,
+            "error": str(item.error) if item.error else None,
+        }
+        for item in plan.cells
+    ]  # fmt: skip
+    return {"cells": cells, "steps": list(rows(plan))}
 
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """A row per distinct step: stage, label, state, note, the work it means, and how many cells share it."""
+    finished: dict[str, list[dict[str, Any]]] = {}  # the newest finished steps of each stage that lacks one
     for step in plan.steps:
         state = plan.store.state(step)
-        shared = sum(step in e.steps for e in plan.experiments)
+        note = state.note
+        if state.name == "undecided":
+            note = "; ".join(pending(step.meaning)) or "follows from the steps before it"
+        elif state.name == "missing":
+            if step.stage not in finished:
+                finished[step.stage] = plan.store.relatives(step)[:RELATIVES]
+            note = why_missing(step, finished[step.stage])
         yield {
-            "stage": step.stage, "label": step.label, "key": plan.store.key(step) or "", "state": state.name,
-            "note": state.note or (why_missing(plan.store, step) if state.name == "missing" else ""),
-            "work": work(plan.store, step) if state.name != "done" else "", "cells": shared,
+            "stage": step.stage, "label": step.label, "key": plan.store.key(step) or "", "state": state.name, "note": note,
+            "work": work(plan.store, step) if state.name != "done" else "",
+            "cells": sum(step in e.steps for e in plan.experiments),
         }  # fmt: skip
 
 
 def text(plan: Plan) -> str:
     """The plan as `clir plan` prints it."""
-    found = list(rows(plan))
-    width = max([len(r["stage"]) + len(r["label"]) for r in found], default=0) + 2
+    found, several = list(rows(plan)), len(plan.experiments) > 1
+    shared = [f"{row['cells']} cell{'s' * (row['cells'] > 1)}" if several else "" for row in found]
     lines = []
-    for row in found:
-        name = f"{row['stage']}  {row['label']}"
-        more = "; ".join(t for t in (row["work"], row["note"]) if t)
-        shared = f"  ({row['cells']} cells)" if len(plan.experiments) > 1 else ""
-        lines.append(f"{row['state']:<12} {name:<{width}}{shared}  {more}".rstrip())
-    states = [r["state"] for r in found]
-    lines.append(f"{len(found)} steps: {states.count('done')} done, {len(found) - states.count('done')} to make")
-    lines += [f"to download or copy: model {name} (revision not resolved yet)" for name in plan.models()]
+    for row, line in zip(
+        found,
+        aligned([(r["state"], r["stage"], r["label"], s, r["work"]) for r, s in zip(found, shared, strict=True)]),
+        strict=True,
+    ):
+        lines += [line, f"{'':<13}{row['note']}"] if row["note"] else [line]
+    done = sum(row["state"] == "done" for row in found)
+    lines.append(f"{len(found)} steps: {done} done, {len(found) - done} to make")
     if len(plan.cells) > 1:
         lines.append(f"{len(plan.cells)} cells, {len(plan.experiments)} experiments")
-    for number, item in enumerate(plan.cells):
-        lines += [f"cell {number}: {' '.join(item.cell.overrides)}: {item.error}"] if item.error else []
-        lines += (
-            [f"cell {number}: dropped {' '.join(item.cell.dropped)} (its component has no such option)"]
-            if item.cell.dropped
-            else []
-        )
-    for experiment in plan.experiments:
-        if (folder := experiment.finished()) is not None:
-            lines.append(f"finished: {folder}")
+    lines += [f"model {name}: not known on this machine yet; the run asks the hub for it" for name in plan.models()]
+    lines += remarks(plan.cells, [str(item.error or "") for item in plan.cells])
+    lines += [f"finished: {folder}" for e in plan.experiments if (folder := e.finished()) is not None]
     return "\n".join(lines)
+
+
+def remarks(cells: Sequence[Planned], errors: Sequence[str]) -> Iterator[str]:
+    """`cells 2, 5: ...`: the overrides that were dropped, the cells that are one, and the errors; equal ones on one line."""
+    told: dict[str, list[int]] = {}
+    for item, error in zip(cells, errors, strict=True):
+        if item.cell.dropped:
+            said = f"dropped {' '.join(item.cell.dropped)}, which the component does not have"
+            told.setdefault(said, []).append(item.number)
+        if item.same_as is not None:
+            told.setdefault(f"the same as cell {cells[item.same_as].number}", []).append(item.number)
+        elif error:
+            told.setdefault(error, []).append(item.number)
+    for said, numbers in told.items():
+        shown = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if numbers[8:] else "")
+        yield f"cell{'s' if numbers[1:] else ''} {shown}: {said}"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows as lines, their columns one under the other; the columns of these numbers end alike. Empty columns vanish."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)) if w
+        ).rstrip()
+        for row in rows
+    ]  # fmt: skip
 
 
 def work(store: Store, step: Step) -> str:
     """What making the step means, with numbers where they are known."""
-    documents = sum(
-        store.record(s)["counts"]["documents"]
-        for s in step.before
-        if s.stage in {"docs", "translate"} and store.folder(s) and "documents" in store.record(s)["counts"]
-    )
-    many = f"{documents:.0f} documents" if documents else "the documents"
     if step.stage == "docs":
         return "read and check the documents"
     if step.stage == "topics":
         return "read and select the topics"
     if step.stage == "translate":
-        return (
-            f"translate {many if documents else 'the topics or documents'}"
-            if "provided" not in str(step.meaning).lower()
-            else "look translations up"
-        )
+        provided = "clir_cli.translators.provided." in step.meaning["translator"]["class"]
+        what = "the topics" if step.meaning["part"] == "topics" else _documents(store, step)
+        return f"{'look up the translations of' if provided else 'translate'} {what}"
     if step.stage == "index":
-        return f"{'encode' if step.shards else 'index'} {many}"
+        return f"{'encode' if step.shards else 'index'} {_documents(store, step)}"
     if step.stage == "rerank" and step.candidates:
-        return f"rerank {_queries(store, step)} x {step.candidates[1]} candidates"
+        return f"rerank {_queries(store, step)} x at most {step.candidates[1]} candidates"
     return ""
+
+
+def _documents(store: Store, step: Step) -> str:
+    sources = [s for s in step.parents if s.stage in {"docs", "translate"} and store.folder(s)]
+    if step.stage == "translate":
+        sources = sources[:1]  # what is translated; a second one holds the provided translations
+    many = sum(store.record(s)["counts"].get("documents", 0) for s in sources)
+    return f"{many:.0f} documents" if many else "the documents"
 
 
 def _queries(store: Store, step: Step) -> str:
@@ -149,23 +211,21 @@ def _queries(store: Store, step: Step) -> str:
     return f"{store.record(topics)['counts']['queries']:.0f} queries"
 
 
-def why_missing(store: Store, step: Step) -> str:
-    """The fields in which the closest finished step of this stage differs, if few do."""
-    if not (store.root / "steps" / step.stage).is_dir():
+def why_missing(step: Step, finished: Sequence[Mapping[str, Any]]) -> str:
+    """`like bm25_dt.demo.en-de-84fc20 but k1: 0.9 -> 1.2`: the closest finished step and how it differs, if in few fields."""
+    found = [(differences(other["meaning"], step.meaning), other) for other in finished]
+    close = [(differing, other) for differing, other in found if 0 < len(differing) <= CLOSE]
+    if not close:
         return ""
-    best: tuple[int, str] | None = None
-    for record in store.relatives(step)[:200]:
-        differing = differences(record["meaning"], step.meaning)
-        if 0 < len(differing) <= CLOSE and (best is None or len(differing) < best[0]):
-            best = (len(differing), f"like {record['label']}-{record['key'][:6]} but " + ", ".join(differing))
-    return best[1] if best else ""
+    differing, other = min(close, key=lambda pair: len(pair[0]))
+    return f"like {other['label']}-{other['key'][:6]} but {', '.join(differing)}"
 
 
-def differences(a: Any, b: Any) -> list[str]:
-    """`component.k1: 0.9 -> 1.2` for every dotted key in which two JSON values differ."""
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """`k1: 0.9 -> 1.2` for every field in which the meanings of two steps differ."""
     left, right = dict(_flat(a)), dict(_flat(b))
     return [
-        f"{key}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}"
+        f"{key.removeprefix('component.')}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}"
         for key in dict.fromkeys([*left, *right])
         if left.get(key, "(absent)") != right.get(key, "(absent)")
     ]
@@ -182,49 +242,49 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+# Why two differ -------------------------------------------------------------------------------------------------------
+
+
 def why(a: str, b: str, root: Path) -> str:
     """How two steps or two experiments differ: the fields of their identities, stage by stage."""
-    left, right = _identities(a, root), _identities(b, root)
-    lines = []
-    for stage in dict.fromkeys([*left, *right]):
-        if stage not in left or stage not in right:
-            lines.append(f"{stage}: only in {a if stage in left else b}")
-        elif left[stage]["key"] == right[stage]["key"]:
-            lines.append(f"{stage}: the same ({left[stage]['key']})")
-        else:
-            differing = differences(left[stage]["meaning"], right[stage]["meaning"])
-            lines += [f"{stage}: {left[stage]['key']} -> {right[stage]['key']}", *(f"  {d}" for d in differing)]
-            if not differing:
-                lines.append("  its own fields are equal: what differs comes before it")
+    left, right = _records(a, root), _records(b, root)
+    shared = {r["key"] for r in left} & {r["key"] for r in right}
+    lines = [f"{r['stage']} {r['label']}: the same ({r['key']})" for r in left if r["key"] in shared]
+    for stage in dict.fromkeys(r["stage"] for r in [*left, *right]):
+        sides = [[r for r in side if r["stage"] == stage and r["key"] not in shared] for side in (left, right)]
+        for mine, yours in zip_longest(*sides):
+            if mine is None or yours is None:
+                lines.append(f"{stage} {(mine or yours)['label']}: only in {a if mine else b}")
+                continue
+            labels = list(dict.fromkeys([mine["label"], yours["label"]]))
+            lines.append(f"{stage} {' -> '.join(labels)}: {mine['key']} -> {yours['key']}")
+            own = differences(mine["meaning"], yours["meaning"])
+            lines += [f"  {d}" for d in own or ["its own fields are equal: what it is made from differs"]]
     return "\n".join(lines)
 
 
-def _identities(name: str, root: Path) -> dict[str, Any]:
-    """stage -> step.json of a step (folder, key or the beginning of one) or of all steps of an experiment."""
-    folder = Path(name) if Path(name).is_dir() else None
-    if folder is None and (root / name).is_dir():
-        folder = root / name
-    if folder is None:
-        found = [
-            p
-            for p in (root / "steps").glob("*/*")
-            if p.name.rsplit("-", 1)[-1].startswith(name) and not p.name.startswith(".")
-        ]
-        if len(found) != 1:
-            raise ConfigError(
-                f"{name!r} is no experiment folder, step folder or key of a step under {root} ({len(found)} steps match)"
-            )
-        folder = found[0]
+def _records(name: str, root: Path) -> list[dict[str, Any]]:
+    """The step.json of a step, or those of all steps of an experiment."""
+    folder = _named(name, root)
     if (folder / "step.json").exists():
-        record = read_json(folder / "step.json")
-        return {record["stage"]: record}
+        return [read_json(folder / "step.json")]
     if not (folder / "manifest.json").exists():
         raise ConfigError(f"{folder} is neither an experiment nor a step: it has no manifest.json and no step.json")
-    steps, found_steps = read_json(folder / "manifest.json")["steps"], {}
-    for step in steps:
-        name = step["stage"] if step["stage"] not in found_steps else f"{step['stage']} {step['label']}"
-        found_steps[name] = read_json(root / step["folder"] / "step.json")
-    return found_steps
+    found = [folder.absolute().parents[1] / step["folder"] for step in read_json(folder / "manifest.json")["steps"]]
+    if gone := [p for p in found if not (p / "step.json").exists()]:
+        raise DataError(f"{folder}: its step {gone[0]} is not there any more; give the same `clir run` again")
+    return [read_json(p / "step.json") for p in found]
 
 
-__all__ = ["Plan", "Planned", "State", "planned", "rows", "text", "why"]
+def _named(name: str, root: Path) -> Path:
+    """The folder that is meant by a path, a path under the root, or the beginning of a key."""
+    if folder := next((p for p in (Path(name), root / name) if p.is_dir()), None):
+        return folder
+    every = [p for pattern in ("steps/*/*-*", "*.*/*-*") for p in root.glob(pattern) if not p.name.startswith(".")]
+    found = [p for p in every if p.name.rsplit("-", 1)[-1].startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    what = f"the key of {len(found)}: {', '.join(p.name for p in found[:3])}" if found else "no folder and no key"
+    raise ConfigError(
+        f"{name!r} is {what} under {root}; give the folder of an experiment (`clir list`) or step, or more of its key (`clir plan --json`)"
+    )

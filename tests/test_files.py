@@ -307,8 +307,9 @@ def test_a_file_in_one_language_is_not_taken_for_another(tmp_path: Path) -> None
     dataset = collection(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset\.docs has none in 'en': .* all of it is in de"):
         dataset.source("docs", "en")
-    with pytest.raises(ConfigError, match=r"dataset\.topics has none in 'fi'"):
-        dataset.read_topics("fi")
+    for ask in (lambda: dataset.source("topics", "fi"), lambda: dataset.read_topics("fi")):
+        with pytest.raises(ConfigError, match=r"dataset\.topics has none in 'fi'"):
+            ask()
 
 
 def test_aligned_is_the_part_of_an_id_that_translations_share(tmp_path: Path) -> None:

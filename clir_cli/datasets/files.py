@@ -118,6 +118,8 @@ class Files(TestCollection):
             self._check_language(part, lang)
             reading |= {"columns": self.docs_columns, "aligned": self.aligned}
         else:
+            if self._table(part, lang).tsv:
+                self._check_plain_topics(lang, name or self.topic_source)
             reading |= {"columns": self.topics_columns, "source": name or self.topic_source}
         return Source((self.path(part, lang),), reading)
 
@@ -140,6 +142,15 @@ class Files(TestCollection):
                 f"dataset.{part} has none in {lang!r}: {self._template(part)!r} holds no {{lang}} and "
                 f"dataset.{part}_columns no lang, so all of it is in {'+'.join(langs)}"
             )
+
+    def _check_plain_topics(self, lang: str, source: str | None) -> None:
+        """Refuse to take a file of topics for another language or version of them."""
+        if source:
+            raise ConfigError(
+                f"{self.topics}: topics have versions only in HC4's JSONL, there is no {source!r} "
+                "(dataset.topic_source, translator.source)"
+            )
+        self._check_language("topics", lang)
 
     def _chosen(self, table: Table, lang: str) -> Iterator[tuple[int, Record]]:
         """The rows in one language. Where the path names a language, a row that says another is an error."""
@@ -181,12 +192,7 @@ class Files(TestCollection):
         table, source = self._table("topics", lang), source or self.topic_source
         if _is_hc4(table):
             return _hc4_topics(table, lang, source)
-        if source:
-            raise ConfigError(
-                f"{table.path}: topics have versions only in HC4's JSONL, there is no {source!r} "
-                "(dataset.topic_source, translator.source)"
-            )
-        self._check_language("topics", lang)
+        self._check_plain_topics(lang, source)
         found = [Query(record.id, record.fields, lang) for _, record in self._chosen(table, lang)]
         if not found:
             raise DataError(f"{table.path}: no topics in {lang!r}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from clir_cli.errors import ClirError, RunError
+from clir_cli.errors import RunError
 from clir_cli.plan import Plan, Planned
 from clir_cli.progress import say
 from clir_cli.steps import Step
@@ -28,36 +29,33 @@ def execute(plan: Plan, finished: Callable[[Outcome], None] = lambda _: None) ->
     outcomes: list[Outcome] = []
     failed: dict[Step, Exception] = {}
     for item in plan.cells:
-        outcome = _same(item, outcomes) if item.same_as is not None else _execute(item, plan.store, failed)
+        if item.same_as is not None:
+            outcome = outcomes[item.same_as]._replace(cell=item)
+        else:
+            outcome = _execute(item, plan.store, failed)
         outcomes.append(outcome)
         finished(outcome)
     return outcomes
 
 
-def _same(item: Planned, outcomes: list[Outcome]) -> Outcome:
-    assert item.same_as is not None
-    return outcomes[item.same_as]._replace(cell=item)
-
-
 def _execute(item: Planned, store: Store, failed: dict[Step, Exception]) -> Outcome:
     if item.experiment is None:
-        return Outcome(item, "invalid", error=item.error)
+        return Outcome(item, "invalid" if item.error and item.error.exit_code == 2 else "failed", error=item.error)
     try:
         if (folder := item.experiment.finished()) is not None:
             return Outcome(item, "cached", folder)
         for step in item.experiment.steps:
             if step in failed:
-                raise failed[step]
+                return Outcome(item, "failed", error=failed[step])
             try:
                 _make(step, store, item.experiment.made)
             except Exception as error:
-                failed[step] = error
+                failed[step] = _said(error, store.root)
                 raise
         return Outcome(item, "done", item.experiment.export())
-    except (ClirError, MemoryError) as error:
-        return Outcome(item, "failed", error=error)
-    except OSError as error:
-        return Outcome(item, "failed", error=_disk(error, store.root))
+    except Exception as error:  # also a bug of ours: the other cells of a sweep are worth having
+        traceback.clear_frames(error.__traceback__)  # or the models and texts of a failed cell stay in memory
+        return Outcome(item, "failed", error=_said(error, store.root))
 
 
 def _make(step: Step, store: Store, made: set[str]) -> None:
@@ -69,8 +67,13 @@ def _make(step: Step, store: Store, made: set[str]) -> None:
         say(f"{step.stage:<9} {step.label}  {time.monotonic() - begun:.1f} s")
 
 
-def _disk(error: OSError, root: Path) -> Exception:
-    """What the operating system refused, and what is kept."""
-    return RunError(
-        f"{error.strerror or error}: {error.filename or root}\n  What is finished stays finished in {root}; mend the cause and give the same command again."
+def _said(error: Exception, root: Path) -> Exception:
+    """What the operating system refused, and what is kept; any other error as it is."""
+    if not isinstance(error, OSError | MemoryError):
+        return error
+    what = f"{error.strerror or error}: {error.filename or root}" if isinstance(error, OSError) else "out of memory"
+    said = RunError(
+        f"{what}\n  What is finished stays finished in {root}; mend the cause and give the same command again."
     )
+    said.__cause__ = error
+    return said

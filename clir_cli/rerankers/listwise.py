@@ -122,7 +122,7 @@ class Listwise:
         if fits < 1 or (self.passage_tokens != "auto" and self.passage_tokens > fits):
             raise ConfigError(
                 f"reranker.passage_tokens={self.passage_tokens} does not fit: llm.context={self.llm.context} leaves "
-                f"{max(fits, 0)} tokens for each of {self.window} passages\n"
+                f"{max(fits, 0)} for each of {self.window} passages\n"
                 f"  (the instructions take {fixed}, the query {self.query_tokens} x {self.prompt.query_shown}, "
                 f"the answer {self.answer_tokens(self.window)})\n"
                 "  raise llm.context if the model takes more, or lower reranker.window, reranker.passage_tokens or reranker.query_tokens"

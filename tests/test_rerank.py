@@ -1,0 +1,475 @@
+"""Language models as rerankers, end to end: `clir run` against a judge on loopback that knows the judgments."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import random
+import secrets
+import shutil
+import signal
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import STATIC, XQUAD, Clir, needs_shared
+from judge_server import JudgeServer, ranking, serving
+
+import clir_cli
+from clir_cli.prompts.listwise import line
+from clir_cli.rerankers.listwise import windows
+from clir_cli.runs import read_trec
+from clir_cli.store import read_lists
+
+DEMO = Path(clir_cli.__file__).parent / "datasets" / "demo"
+CONFIGS = Path(__file__).parent / "configs"
+KEY = f"sk-{secrets.token_hex(20)}"  # another one every time: it can be nowhere by chance
+NAME = "JUDGE_KEY"
+TOPICS = 8
+ANSWERED = "run.trec", "first_stage.trec", "metrics.csv", "per_query.csv"  # what two runs of the same answers share
+
+
+# The demo collection and its judge ------------------------------------------------------------------------------------
+
+
+def passages(lang: str) -> dict[str, str]:
+    """The demo's documents as a judge is shown them, by the part of the id that translations share."""
+    docs = [json.loads(text) for text in (DEMO / f"docs.{lang}.jsonl").read_text().splitlines()]
+    return {d["doc_id"].partition("-")[2]: line(f"{d['title']} {d['text']}") for d in docs}
+
+
+def topics(lang: str) -> dict[str, str]:
+    with (DEMO / f"topics.{lang}.tsv").open(newline="") as lines:
+        return {row["query_id"]: row["title"] for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def grades() -> dict[str, dict[str, int]]:
+    """query_id -> document -> relevance, the same in every language."""
+    found: dict[str, dict[str, int]] = {}
+    for text in (DEMO / "qrels.de.txt").read_text().splitlines():
+        query, _, doc, grade = text.split()
+        found.setdefault(query, {})[doc.partition("-")[2]] = int(grade)
+    return found
+
+
+def judgments(query_lang: str = "en", doc_lang: str = "de") -> dict[str, dict[str, int]]:
+    """query -> passage -> relevance, by the texts that the prompt shows."""
+    shown, asked = passages(doc_lang), topics(query_lang)
+    return {asked[q]: {shown[d]: grade for d, grade in of.items()} for q, of in grades().items()}
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory: pytest.TempPathFactory) -> Clir:
+    """A store where every topic has all 60 documents in a random order, as somebody's run left them."""
+    clir = Clir(tmp_path_factory.mktemp("first"))
+    judged, names = grades(), sorted(passages("de"))
+    with (clir.folder / "random.trec").open("w") as out:
+        for query in judged:
+            order = random.Random(query).sample(names, len(names))
+            out.writelines(f"{query} Q0 de-{d} {at} {100 - at} random\n" for at, d in enumerate(order, 1))
+    clir("run", "-q", *ranked_at_random(clir), "reranker=oracle")
+    return clir
+
+
+def ranked_at_random(clir: Clir) -> list[str]:
+    path = clir.folder / "random.trec"
+    return ["retriever=run_file", f"retriever.path={path}", "retriever.label=random", f"dataset.limit_queries={TOPICS}"]
+
+
+@pytest.fixture
+def store(first_stage: Clir, clir: Clir) -> Clir:
+    """That store, for one test alone."""
+    shutil.copytree(first_stage.folder, clir.folder, dirs_exist_ok=True)
+    return clir
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[JudgeServer], JudgeServer]]:
+    with ExitStack() as stack:
+        yield lambda judge: stack.enter_context(serving(judge))
+
+
+def by(judge: JudgeServer, *more: str) -> list[str]:
+    """The overrides that have this judge rerank."""
+    return [
+        "reranker=rank_gpt", "llm=openai", "llm.model=judge", f"llm.base_url={judge.url}", f"llm.api_key_env={NAME}",
+        "llm.context=32768", "llm.backoff=0.001", *more,
+    ]  # fmt: skip
+
+
+def rerank(clir: Clir, judge: JudgeServer, *more: str) -> Path:
+    return clir.experiment(*ranked_at_random(clir), *by(judge, *more), env={NAME: KEY, "NO_PROXY": "127.0.0.1"})
+
+
+def refused(clir: Clir, judge: JudgeServer, *more: str, key: str = KEY) -> str:
+    """What clir says when the reranking fails."""
+    env = {NAME: key, "NO_PROXY": "127.0.0.1"}
+    done = clir("run", *ranked_at_random(clir), *by(judge, *more), code=1, env=env)
+    return done.stdout + done.stderr
+
+
+# What an experiment says of itself --------------------------------------------------------------------------------------
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def value(folder: Path, measure: str = "nDCG@10") -> float:
+    (row,) = [r for r in rows(folder / "metrics.csv") if r["measure"] == measure and r["stage"] == "final"]
+    return float(row["value"])
+
+
+def costs(folder: Path, stage: str = "rerank") -> dict[str, float]:
+    """The numbers of a stage's row in costs.csv."""
+    (row,) = [r for r in rows(folder / "costs.csv") if r["step"].startswith(f"{stage}/")]
+    return {name: float(text) for name, text in row.items() if text and name not in {"experiment", "step", "cached"}}
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in gzip.decompress((folder / "answers.jsonl.gz").read_bytes()).splitlines()]
+
+
+def remembered(clir: Clir) -> int:
+    """How many answers the store keeps, by the lines that were written."""
+    files = (clir.runs / "memory" / "answers").glob("*/*.jsonl")
+    return sum(len(json.loads(text)) for file in files for text in file.read_text().splitlines(keepends=True) if text.endswith("\n"))
+
+
+def forget_rankings(clir: Clir) -> None:
+    """What was reranked is gone; what was answered is not."""
+    shutil.rmtree(clir.runs / "steps" / "rerank")
+    for folder in clir.runs.glob("demo*/*rank_gpt*"):
+        shutil.rmtree(folder)
+
+
+def nothing_is_lost(folder: Path) -> bool:
+    before, after = read_lists(folder / "first_stage.trec"), read_lists(folder / "run.trec")
+    return before.keys() == after.keys() and all(sorted(before[q]) == sorted(after[q]) for q in before)
+
+
+def prompts(judge: JudgeServer) -> list[str]:
+    return ["\n".join(turn["content"] for turn in body["messages"]) for body in judge.requests]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(first_stage: Clir, tmp_path_factory: pytest.TempPathFactory) -> tuple[Clir, Path, int]:
+    """A store where a perfect judge has reranked, its experiment, and how often the judge was asked."""
+    clir = Clir(tmp_path_factory.mktemp("undisturbed"))
+    shutil.copytree(first_stage.folder, clir.folder, dirs_exist_ok=True)
+    with serving(JudgeServer(judgments())) as judge:
+        folder = rerank(clir, judge)
+        return clir, folder, len(judge.requests)
+
+
+@pytest.fixture
+def finished(undisturbed: tuple[Clir, Path, int], clir: Clir) -> Clir:
+    shutil.copytree(undisturbed[0].folder, clir.folder, dirs_exist_ok=True)
+    return clir
+
+
+# Right answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_judge_that_knows_the_judgments_gives_the_ideal_top_ten_and_the_books_say_what_it_cost(
+    undisturbed: tuple[Clir, Path, int],
+) -> None:
+    clir, folder, asked = undisturbed
+    (oracle,) = clir.runs.glob("demo~q*/random+oracle-*")
+    assert value(folder) == value(oracle) > 2 * float(next(r["value"] for r in rows(folder / "metrics.csv") if r["stage"] == "first_stage"))
+    assert len(windows(60, 20, 10)) == 5 and asked == 5 * TOPICS
+    assert costs(folder) == costs(folder) | {
+        "documents": 60 * TOPICS, "queries": TOPICS, "calls_asked": 5 * TOPICS, "calls_answered_from_cache": 0, "rounds": 5,
+        "prompt_tokens": 500 * TOPICS, "cached_prefix_tokens": 300 * TOPICS, "output_tokens": 50 * TOPICS, "repaired": 0, "failed": 0,
+    }  # fmt: skip
+    for row in rows(folder / "queries.csv"):
+        numbers = {name: float(row[name]) for name in list(row)[2:]}
+        assert numbers == numbers | {"calls": 5, "rounds": 5, "prompt_tokens": 500, "output_tokens": 50, "repaired": 0, "failed": 0, "cut_share": 0}
+        assert numbers["seconds"] > 0
+    said = answers(folder)
+    assert len(said) == asked and Counter(a["query_id"] for a in said) == dict.fromkeys((r["query_id"] for r in rows(folder / "queries.csv")), 5)
+    assert all(a["text"] == ranking([int(i) for i in a["text"].strip("[]").split("] > [")]) and a["status"] == "ok" for a in said), "the raw text"
+    assert {len(a["docs"]) for a in said} == {20} and {a["model"] for a in said} == {"judge"}
+    (row,) = [r for r in rows(folder / "metrics.csv") if r["measure"] == "AP" and r["stage"] == "final"]
+    assert (row["reranker"].partition("[")[0], row["rerank_query"], row["rerank_doc"], row["rerank_depth"]) == ("rank_gpt", "original", "original", "100")
+    assert row["llm"].startswith("openai") and nothing_is_lost(folder)
+
+
+@needs_shared(XQUAD)
+@needs_shared(STATIC)
+def test_a_hundred_candidates_are_nine_calls_on_english_questions_over_spanish_paragraphs(
+    clir: Clir, serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
+    texts = {d["doc_id"]: d["text"] for d in map(json.loads, (XQUAD / "corpus.es.jsonl").read_text().splitlines())}
+    asked = dict(text.split("\t") for text in (XQUAD / "topics.en.tsv").read_text().splitlines())
+    found: dict[str, dict[str, int]] = {}
+    for query, _, doc, grade in (text.split() for text in (XQUAD / "qrels.es.txt").read_text().splitlines()):
+        found.setdefault(asked.get(query, query), {})[line(texts[doc])] = int(grade)
+    judge = serve(JudgeServer(found))
+    base = ["--config-dir", str(CONFIGS), "dataset=xquad_r", "dataset.pair=en-es", "dataset.limit_queries=6", "retriever=static_multi", "retrieve.depth=100"]
+    env = {NAME: KEY, "NO_PROXY": "127.0.0.1"}
+    folder = clir.experiment(*base, *by(judge, "reranker.passage_tokens=1200"), env=env)
+    assert len(judge.requests) == 54 and {r["calls"] for r in rows(folder / "queries.csv")} == {"9"}
+    assert {r["cut_share"] for r in rows(folder / "queries.csv")} == {"0.0"}
+    assert value(folder) == value(clir.experiment(*base, "reranker=oracle"))
+    again = clir.experiment(*base, *by(judge, "reranker.passage_tokens=100"), env=env)
+    assert len(judge.requests) == 108 and all(0.9 < float(r["cut_share"]) <= 1 for r in rows(again / "queries.csv")), "shorter passages are other prompts"
+
+
+def test_what_was_answered_is_not_asked_again(finished: Clir, undisturbed: tuple[Clir, Path, int]) -> None:
+    before = undisturbed[1]
+    nobody = JudgeServer(url="http://127.0.0.1:9/v1")  # nothing listens there
+    same = rerank(finished, nobody)
+    assert same.name == before.name and costs(same)["calls_asked"] == 5 * TOPICS, "a finished experiment tells what it cost when it was made"
+    forget_rankings(finished)
+    again = rerank(finished, nobody)
+    assert all((again / name).read_bytes() == (before / name).read_bytes() for name in (*ANSWERED, "queries.csv"))
+    assert costs(again) == {**costs(before), "calls_asked": 0, "calls_answered_from_cache": 5 * TOPICS, "seconds": costs(again)["seconds"]}
+    assert [a["text"] for a in answers(again)] == [a["text"] for a in answers(before)] and all(a["cached"] for a in answers(again))
+
+
+def test_another_prompt_window_or_repetition_asks_again(finished: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+    judge = serve(JudgeServer(judgments()))
+    changes = {"prompt.intro_reply=Go": 5, "reranker.window=30": 4, "rerank.repeat=1": 5, "llm.temperature=0.7": 5}
+    keys = {p.name[-16:] for p in finished.runs.glob("demo*/*rank_gpt*")}
+    for change, calls in changes.items():
+        before = len(judge.requests)
+        folder = rerank(finished, judge, change)
+        assert len(judge.requests) - before == calls * TOPICS == costs(folder)["calls_asked"], change
+        assert folder.name[-16:] not in keys, change
+        keys.add(folder.name[-16:])
+
+
+def test_speed_and_place_are_no_part_of_an_experiment(finished: Clir, undisturbed: tuple[Clir, Path, int]) -> None:
+    moved = ["llm.base_url=http://127.0.0.1:9/v2", "llm.max_concurrency=1", "llm.timeout=3", "llm.retries=0", "llm.backoff=9", "reranker.max_failed_answers=1.0"]
+    assert rerank(finished, JudgeServer(url="unused"), *moved).name == undisturbed[1].name
+
+
+# Interruptions and misbehaviour -----------------------------------------------------------------------------------------
+
+
+def test_kill_minus_nine_asks_only_for_what_had_not_arrived(
+    store: Clir, undisturbed: tuple[Clir, Path, int], serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
+    judge = serve(JudgeServer(judgments(), seconds=0.1))
+    overrides = [*ranked_at_random(store), *by(judge, "llm.max_concurrency=4")]
+    running = store.start("run", "--quiet", *overrides, env={NAME: KEY, "NO_PROXY": "127.0.0.1"})
+    while judge.answered < 14 and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    kept = remembered(store)
+    assert 10 <= kept < undisturbed[2]
+    time.sleep(0.3)  # what was under way is answered to nobody
+    judge.requests.clear()
+    folder = rerank(store, judge)
+    assert len(judge.requests) == undisturbed[2] - kept
+    assert all((folder / name).read_bytes() == (undisturbed[1] / name).read_bytes() for name in ANSWERED)
+    assert costs(folder)["calls_answered_from_cache"] == kept
+
+
+@dataclass
+class Careless(JudgeServer):
+    """A judge that answers one prompt in five as it should, and its best ten always first."""
+
+    told: dict[str, int] = field(default_factory=dict)  # prompt -> the way it was answered
+
+    def answer(self, body: Mapping[str, Any]) -> str:
+        text = str(body["messages"])
+        way = self.told[text] = 0 if "as in [2] > [1] > [3].\\n\\nGive" in text or body["messages"][-1]["content"].count("Give the ordered list") > 1 else zlib.crc32(text.encode()) % 5
+        ideal = super().answer(body)
+        best = " > ".join(ideal.split(" > ")[:10])
+        return [ideal, "I would rather not rank passages.", best, f"{best} > [1] > [99] > {ideal}", f"Sure! Here it is:\n{ideal}\nbecause [3] is good."][way]
+
+
+def test_whatever_goes_wrong_no_document_is_lost_and_every_repair_is_counted(
+    store: Clir, undisturbed: tuple[Clir, Path, int], serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
+    wrong = ["429", "500", "cut", "malformed", "html", "empty", "error_in_200", "503", "slow", "filter"]
+    judge = serve(Careless(judgments(), faults=[fault for each in wrong for fault in ("", "", each)], retry_after="0.01"))
+    folder = rerank(store, judge, "llm.retries=12", "llm.timeout=0.5")
+    ways = Counter(judge.told.values())
+    assert ways[1] and ways[2] and ways[3] and ways[4]
+    assert nothing_is_lost(folder)
+    assert value(folder) == value(undisturbed[1]), "the best ten survive every repair"
+    total = Counter[str]()
+    for row in rows(folder / "queries.csv"):
+        total.update({name: int(row[name]) for name in ("calls", "repaired", "failed")})
+    assert total["repaired"] == costs(folder)["repaired"] == ways[2] + ways[3] + ways[4]
+    assert total["failed"] == costs(folder)["failed"] == 0
+    assert total["calls"] == costs(folder)["calls_asked"] == sum(ways.values()) + 1, "the prompt that was refused is asked twice"
+    said = Counter(a["status"] for a in answers(folder))
+    assert said == {"ok": ways[0], "failed": ways[1] + 1, "partial": ways[2], "repaired": ways[3] + ways[4]}
+    assert [a["error"] for a in answers(folder) if a["error"]] and "content filter" in next(a["error"] for a in answers(folder) if a["error"])
+
+
+def test_too_many_failures_fail_the_run_and_what_arrived_is_kept(
+    store: Clir, undisturbed: tuple[Clir, Path, int], serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
+    broken = serve(JudgeServer(judgments(), faults=[""] * 20, endless="500"))
+    said = refused(store, broken, "llm.retries=1")
+    assert f"1 of {5 * TOPICS} windows got no usable answer, more than reranker.max_failed_answers=0.01" in said
+    assert "status 500: the server hiccupped" in said and "run again to ask only for the rest" in said and "Traceback" not in said
+    assert remembered(store) == 20 and not list(store.runs.glob("demo*/*rank_gpt*"))
+    judge = serve(JudgeServer(judgments()))
+    folder = rerank(store, judge)
+    assert len(judge.requests) == undisturbed[2] - 20
+    assert all((folder / name).read_bytes() == (undisturbed[1] / name).read_bytes() for name in ANSWERED)
+
+
+def test_a_model_that_never_ranks_is_told_apart_from_a_server_that_fails(store: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+    stubborn = serve(JudgeServer(say=lambda ideal: "As an assistant I have no opinion."))
+    said = refused(store, stubborn)
+    assert "no ranking in 'As an assistant I have no opinion.'" in said and "rerank.repeat asks the model anew" in said
+    folder = rerank(store, stubborn, "reranker.max_failed_answers=1.0")
+    assert read_lists(folder / "run.trec") == read_lists(folder / "first_stage.trec")
+    assert costs(folder)["failed"] == 5 * TOPICS and costs(folder)["calls_answered_from_cache"] == 2 * TOPICS
+
+
+def test_the_key_is_nowhere(store: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+    """Also where the server quotes it, in every message that clir keeps or shows."""
+    said = [refused(store, serve(JudgeServer(faults=["429", "429", ""], endless="401")), *more) for more in ([], ["--debug"])]
+    said.append(refused(store, serve(JudgeServer(endless="429")), "llm.retries=0", "--debug"))
+    said.append(refused(store, serve(JudgeServer(endless="403")), "--debug"))
+    assert "Incorrect API key provided: ***" in said[0] and f"check the key in {NAME}" in said[0] and "Traceback" in said[1]
+    judge = serve(JudgeServer(judgments(), faults=["429", "500", "429"]))
+    folder = rerank(store, judge)
+    assert judge.keys == [KEY] * len(judge.requests)
+    said.append(refused_key(store, judge, f"{KEY}\nanother"))
+    said += [store("list").stdout, (folder / "config.yaml").read_text()]
+    files = [p for p in store.folder.rglob("*") if p.is_file()]
+    contents = [gzip.decompress(p.read_bytes()) if p.suffix == ".gz" else p.read_bytes() for p in files]
+    assert any(b"Incorrect API key provided: ***" in text or b"not for ***" in text for text in contents), "failed.json has the message"
+    assert not [str(p) for p, text in zip(files, contents, strict=True) if KEY.encode() in text]
+    assert not [text for text in said if KEY in text]
+
+
+def refused_key(clir: Clir, judge: JudgeServer, key: str) -> str:
+    env = {NAME: key, "NO_PROXY": "127.0.0.1"}
+    done = clir("run", *ranked_at_random(clir), *by(judge, "rerank.repeat=7"), "--debug", code=1, env=env)
+    assert "export the key alone" in done.stderr
+    return done.stdout + done.stderr
+
+
+# What the judge is shown ------------------------------------------------------------------------------------------------
+
+
+def test_the_judge_sees_the_views_that_were_asked_for(store: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+    german, english = passages("de"), passages("en")
+    asked, fragen = list(topics("en").values())[:TOPICS], list(topics("de").values())[:TOPICS]
+
+    def shown(*views: str) -> tuple[Path, list[str]]:
+        judge = serve(JudgeServer(judgments("de" if "rerank.query=doc_lang" in views else "en", "en" if "rerank.doc=query_lang" in views else "de")))
+        return rerank(store, judge, "rerank.depth=20", *views), prompts(judge)
+
+    for views, queries, texts in (
+        (["rerank.doc=query_lang"], asked, [english]),
+        (["rerank.query=doc_lang"], fragen, [german]),
+        (["rerank.doc=[original,en]"], asked, [german, english]),
+    ):
+        folder, seen = shown(*views)
+        assert len(seen) == TOPICS
+        for query, found in read_lists(folder / "first_stage.trec").items():
+            (text,) = [t for t in seen if f"Search query: {queries[int(query[1:]) - 1]}\n" in t]
+            lines = [" ".join(of[d.partition("-")[2]] for of in texts) for d in found[:20]]
+            assert all(f"[{at}] {passage}\n" in text for at, passage in enumerate(lines, 1)), views
+    columns = {(r["rerank_query"], r["rerank_doc"]) for p in store.runs.glob("demo*/*rank_gpt*/metrics.csv") for r in rows(p) if r["stage"] == "final"}
+    assert columns == {("original", "query_lang"), ("doc_lang", "original"), ("original", "original+en")}
+
+
+@pytest.mark.skipif(shutil.which("apertium") is None, reason="needs the Debian packages apertium and apertium-eng-spa")
+def test_only_the_candidates_are_translated_for_the_judge(clir: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+    judge = serve(JudgeServer())
+    base = ["dataset.pair=en-es", "retriever=bm25_qt", "translator=apertium", "rerank.doc=query_lang", "rerank.depth=3", "dataset.limit_queries=2"]
+    folder = clir.experiment(*base, *by(judge), env={NAME: KEY, "NO_PROXY": "127.0.0.1"})
+    candidates = {d for docs in read_lists(folder / "first_stage.trec").values() for d in docs[:3]}
+    (row,) = [r for r in rows(folder / "costs.csv") if r["step"].startswith("translate/") and "topics" not in r["step"]]
+    assert 0 < float(row["documents"]) == len(candidates) <= 6
+    (first, *_), original = prompts(judge), passages("es")
+    seen = [text.partition("] ")[2] for text in first.splitlines() if text.startswith("[")]
+    assert len(seen) == 3 and not set(seen) & set(original.values()) and not set(seen) & set(passages("en").values()), "a machine's English"
+    assert sum(" the " in f" {text.lower()} " for text in seen) == 3
+
+
+# Local models and cascades ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder of Llama's architecture with seeded random weights: it talks nonsense, always the same."""
+    import torch
+    from test_transformers_llm import tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    folder, words = tmp_path_factory.mktemp("models") / "tiny-llama", tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=2048, initializer_range=0.4, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def test_a_local_model_answers_all_queries_together_and_always_alike(first_stage: Clir, tmp_path: Path, llama: Path) -> None:
+    local = [
+        "reranker=rank_gpt", "llm=transformers", f"llm.model={llama}", "llm.context=2048", "llm.device=cpu", "prompt.spare_tokens=0",
+        "reranker.window=4", "reranker.step=2", "rerank.depth=8", "reranker.passage_tokens=40", "reranker.query_tokens=16",
+        "reranker.retries=0", "reranker.max_failed_answers=1.0", "llm.batch_tokens=65536",
+    ]  # fmt: skip
+    folders = []
+    for name in ("one", "two"):
+        clir = Clir(tmp_path / name)
+        shutil.copytree(first_stage.folder, clir.folder)
+        folders.append(clir.experiment(*ranked_at_random(first_stage), *local, env={"OMP_NUM_THREADS": "1"}))
+    one, two = folders
+    assert one.name == two.name and nothing_is_lost(one)
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in ANSWERED)
+    assert [a["text"] for a in answers(one)] == [a["text"] for a in answers(two)]
+    assert costs(one)["calls_asked"] == 3 * TOPICS and costs(one)["rounds"] == 3
+    assert all(a["model"] == str(llama) and 0 < a["prompt_tokens"] < 2048 for a in answers(one))
+    together = Counter(a["seconds"] for a in answers(one))
+    assert sorted(together.values()) == [TOPICS] * 3, "a batch per round: its queries share the time it took"
+    begun = time.monotonic()
+    clir = Clir(tmp_path / "one")
+    assert clir.experiment(*ranked_at_random(first_stage), *local[:-1], "llm.batch_tokens=600", env={"OMP_NUM_THREADS": "1"}) == one
+    assert time.monotonic() - begun < 5
+
+
+def test_a_judge_after_a_cross_encoder_ranks_what_it_left_on_top(store: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+    from test_cross_encoder import save_model
+
+    save_model(store.folder / "tiny", labels=1)
+    (store.folder / "configs" / "reranker").mkdir(parents=True)
+    (store.folder / "configs" / "reranker" / "tiny.yaml").write_text(
+        f"# clir run reranker=tiny\n# random weights\n_target_: clir_cli.rerankers.cross_encoder.CrossEncoder\nmodel: {store.folder}/tiny\n"
+    )
+    judge = serve(JudgeServer(judgments()))
+    both = by(judge, "reranker=cascade", "reranker.parts=[tiny,rank_gpt]", "reranker.depths=[60,30]")[1:]
+    folder = store.experiment(*ranked_at_random(store), *both, env={NAME: KEY, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"})
+    assert len(judge.requests) == 2 * TOPICS and nothing_is_lost(folder)
+    assert {r["stage"] for r in rows(folder / "metrics.csv")} == {"first_stage", "rerank_1", "rerank_2", "final"}
+    middle, final, known = read_lists(folder / "rerank_1.trec"), read_lists(folder / "run.trec"), grades()
+    assert middle != read_lists(folder / "first_stage.trec")
+    for query, docs in middle.items():
+        ideal = sorted((known[query].get(d.partition("-")[2], 0) for d in docs[:30]), reverse=True)
+        assert [known[query].get(d.partition("-")[2], 0) for d in final[query][:10]] == ideal[:10]
+        assert final[query][30:] == docs[30:]
+    assert len(answers(folder)) == 2 * TOPICS, "only the judge talks"
+    assert all(float(r["calls"]) == 62 for r in rows(folder / "queries.csv")), "60 pairs and 2 windows"
+    assert math.isclose(sum(float(r["output_tokens"]) for r in rows(folder / "queries.csv")), 20 * TOPICS)
+
+
+def test_scores_of_a_reranked_run_fall_strictly(undisturbed: tuple[Clir, Path, int]) -> None:
+    for _, ranked in read_trec(undisturbed[1] / "run.trec", order="score").groupby("query_id"):
+        assert ranked["score"].is_monotonic_decreasing and ranked["score"].is_unique and len(ranked) == 60
