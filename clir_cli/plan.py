@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from clir_cli import config
 from clir_cli.config import Cell
@@ -19,6 +19,9 @@ from clir_cli.store import Store
 
 CLOSE = 4  # fields in which a relative may differ and still explain why a step is missing
 RELATIVES = 50  # how many finished steps of a stage, the newest, are asked for one
+Relative: TypeAlias = tuple[
+    str, dict[str, Any], set[str]
+]  # a finished step: name, fields, keys of what it is made from
 
 
 @dataclass
@@ -114,7 +117,7 @@ def record(plan: Plan) -> dict[str, Any]:
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """A row per distinct step: stage, label, state, note, the work it means, and how many cells share it."""
-    finished: dict[str, list[dict[str, Any]]] = {}  # the newest finished steps of each stage that lacks one
+    finished: dict[str, list[Relative]] = {}  # of each stage that lacks a step
     for step in plan.steps:
         state = plan.store.state(step)
         note = state.note
@@ -122,8 +125,11 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
             note = "; ".join(pending(step.meaning)) or "follows from the steps before it"
         elif state.name == "missing":
             if step.stage not in finished:
-                finished[step.stage] = plan.store.relatives(step)[:RELATIVES]
-            note = why_missing(step, finished[step.stage])
+                newest = plan.store.relatives(step)[:RELATIVES]
+                finished[step.stage] = [
+                    (f"{r['label']}-{r['key'][:6]}", _fields(r["meaning"]), set(r["before"])) for r in newest
+                ]
+            note = why_missing(plan.store, step, finished[step.stage])
         yield {
             "stage": step.stage, "label": step.label, "key": plan.store.key(step) or "", "state": state.name, "note": note,
             "work": work(plan.store, step) if state.name != "done" else "",
@@ -211,33 +217,38 @@ def _queries(store: Store, step: Step) -> str:
     return f"{store.record(topics)['counts']['queries']:.0f} queries"
 
 
-def why_missing(step: Step, finished: Sequence[Mapping[str, Any]]) -> str:
+def why_missing(store: Store, step: Step, finished: Sequence[Relative]) -> str:
     """`like bm25_dt.demo.en-de-84fc20 but k1: 0.9 -> 1.2`: the closest finished step and how it differs, if in few fields."""
-    found = [(differences(other["meaning"], step.meaning), other) for other in finished]
-    close = [(differing, other) for differing, other in found if 0 < len(differing) <= CLOSE]
+    own, before = _fields(step.meaning), {store.key(s) for s in step.before}
+    found = [(differences(fields, own), len(before ^ sources), name) for name, fields, sources in finished]
+    close = [
+        (len(differing), others, name, differing) for differing, others, name in found if 0 < len(differing) <= CLOSE
+    ]
     if not close:
         return ""
-    differing, other = min(close, key=lambda pair: len(pair[0]))
-    return f"like {other['label']}-{other['key'][:6]} but {', '.join(differing)}"
+    _, others, name, differing = min(close)
+    return f"like {name} but {', '.join(differing)}" + (", and made from something else" if others else "")
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """`k1: 0.9 -> 1.2` for every field in which the meanings of two steps differ."""
-    left, right = dict(_flat(a)), dict(_flat(b))
+    """`k1: 0.9 -> 1.2` for every field in which two steps differ."""
     return [
-        f"{key.removeprefix('component.')}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}"
-        for key in dict.fromkeys([*left, *right])
-        if left.get(key, "(absent)") != right.get(key, "(absent)")
+        f"{key}: {a.get(key, '(absent)')} -> {b.get(key, '(absent)')}"
+        for key in dict.fromkeys([*a, *b])
+        if a.get(key, "(absent)") != b.get(key, "(absent)")
     ]
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for k, v in value.items():
+def _fields(meaning: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's meaning as dotted keys; the fields of its component without a prefix, as users know them."""
+    return {key.removeprefix("component."): value for key, value in _flat(meaning, "")}
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping | list | tuple):
+        inside = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for k, v in inside:
             yield from _flat(v, f"{path}.{k}" if path else str(k))
-    elif isinstance(value, list | tuple):
-        for i, v in enumerate(value):
-            yield from _flat(v, f"{path}.{i}")
     else:
         yield path, value
 
@@ -250,17 +261,22 @@ def why(a: str, b: str, root: Path) -> str:
     left, right = _records(a, root), _records(b, root)
     shared = {r["key"] for r in left} & {r["key"] for r in right}
     lines = [f"{r['stage']} {r['label']}: the same ({r['key']})" for r in left if r["key"] in shared]
-    for stage in dict.fromkeys(r["stage"] for r in [*left, *right]):
-        sides = [[r for r in side if r["stage"] == stage and r["key"] not in shared] for side in (left, right)]
+    for kind in dict.fromkeys(_kind(r) for r in [*left, *right]):
+        sides = [[r for r in side if _kind(r) == kind and r["key"] not in shared] for side in (left, right)]
         for mine, yours in zip_longest(*sides):
             if mine is None or yours is None:
-                lines.append(f"{stage} {(mine or yours)['label']}: only in {a if mine else b}")
+                lines.append(f"{kind[0]} {(mine or yours)['label']}: only in {a if mine else b}")
                 continue
             labels = list(dict.fromkeys([mine["label"], yours["label"]]))
-            lines.append(f"{stage} {' -> '.join(labels)}: {mine['key']} -> {yours['key']}")
-            own = differences(mine["meaning"], yours["meaning"])
+            lines.append(f"{kind[0]} {' -> '.join(labels)}: {mine['key']} -> {yours['key']}")
+            own = differences(_fields(mine["meaning"]), _fields(yours["meaning"]))
             lines += [f"  {d}" for d in own or ["its own fields are equal: what it is made from differs"]]
     return "\n".join(lines)
+
+
+def _kind(record: Mapping[str, Any]) -> tuple[str, str]:
+    """What may be compared: steps of one stage; translated documents with documents, topics with topics."""
+    return record["stage"], record["meaning"].get("part", "")
 
 
 def _records(name: str, root: Path) -> list[dict[str, Any]]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from clir_cli import views
+from clir_cli import reranking, selection, views
 from clir_cli.config import Config, known_revision
-from clir_cli.docstore import Docstore, hashed
+from clir_cli.docstore import Docstore
 from clir_cli.docstore import write as write_docs
-from clir_cli.errors import ClirError, ConfigError, DataError, LanguageError, RunError
-from clir_cli.files import read_json, write_json
+from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
+from clir_cli.files import read_json
 from clir_cli.progress import say, track
 from clir_cli.rerankers.cascade import Cascade
 from clir_cli.rerankers.none import Keep
@@ -25,7 +23,7 @@ from clir_cli.retrievers.run_file import RunFile
 from clir_cli.steps import Counts, Needs, Ranking, Shards, Step, digest, identity
 from clir_cli.store import At, Store
 from clir_cli.translators.provided import Provided
-from clir_cli.types import Candidates, Doc, Journal, LanguageAware, Query, ShardedRetriever
+from clir_cli.types import Candidates, Doc, Journal, LanguageAware, ShardedRetriever
 from clir_cli.views import DocView, Fields, QueryView, read_queries, write_queries
 
 TRANSLATE_DOCS = 2_000  # documents in a shard of translation
@@ -57,7 +55,8 @@ class Stages:
             with _unchanged(source.files):
                 docs: Iterable[Doc] = dataset.read_docs(lang)
                 if dataset.sample_docs:
-                    docs = _sampled(docs, _judged(cfg), dataset.sample_docs, dataset.sample_seed)
+                    judged = {row.doc_id for row in selection.judgments(cfg)}
+                    docs = selection.sampled(docs, judged, dataset.sample_docs, dataset.sample_seed)
                 docs = track(docs, None, f"read {cfg.labels['dataset']}.{lang}", "documents")
                 counts = write_docs(docs, at.draft, dataset.on_empty, dataset.on_duplicate)
             if not counts["documents"]:
@@ -83,11 +82,13 @@ class Stages:
 
         def make(at: At) -> Counts:
             with _unchanged(source.files):
-                queries = select(cfg, dataset.read_topics(lang))
-            empty = sum(not any(t.strip() for t in q.fields.values()) for q in queries)
+                queries = selection.select(cfg, dataset.read_topics(lang))
+            filled = [q for q in queries if any(text.strip() for text in q.fields.values())]
+            empty = len(queries) - len(filled)
             if empty and dataset.on_empty == "error":
                 raise DataError(f"{source.files[0]}: {empty} topics without text; dataset.on_empty=warn keeps them")
-            _tell({"empty": empty}, f"{source.files[0]}", {"empty": "topics without text"})
+            _tell({"empty": empty}, f"{source.files[0]}", {"empty": f"topics without text ({dataset.on_empty})"})
+            queries = filled if dataset.on_empty == "drop" else queries
             write_queries(queries, at.draft)
             return {"queries": len(queries), "empty": empty}
 
@@ -100,7 +101,8 @@ class Stages:
         if chosen == "judged":
             return ["judged", self._qrels_meaning(cfg)]
         if isinstance(chosen, str) and chosen != "all":
-            return self.store.prints.fingerprint(Path(chosen).expanduser())
+            selection.ids_in(path := Path(chosen).expanduser())
+            return self.store.prints.fingerprint(path)
         return chosen
 
     def _qrels_meaning(self, cfg: Config) -> Any:
@@ -126,9 +128,19 @@ class Stages:
             parallel = self.docs(replace_sample(cfg), target) if translator.file is None else None
 
             def provide(at: At) -> Counts:
-                return _provide_docs(
-                    at, translator, Docstore(at[original]), at[parallel] if parallel else None, source, target
-                )
+                store, counts = Docstore(at[original]), {"missing": 0}
+                find = translator.finder(source, target, Docstore(at[parallel]) if parallel else None)
+
+                def rows() -> Iterator[Doc]:
+                    for begin in range(0, len(store), 1000):
+                        docs = list(store.rows(begin, begin + 1000))
+                        shown, missing = translator.replaced(docs, find(docs), target)
+                        counts["missing"] += missing
+                        yield from shown
+
+                written = write_docs(track(rows(), len(store), f"translate {label}", "documents"), at.draft)
+                _tell(counts, label, {"missing": f"documents without a translation ({translator.missing})"})
+                return {**written, **counts}
 
             parents = (original, parallel) if parallel else (original,)
             return self._step(Step("translate", label, cfg.plain, meaning, provide, parents=parents))
@@ -169,18 +181,21 @@ class Stages:
         original, source = self.topics(cfg), cfg.dataset.query_lang
         translator = self._concrete(translator, source, target)
         meaning = self._translation(cfg, translator, "topics", source, target)
+        label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.topics.{source}-{target}"
 
         def make(at: At) -> Counts:
             queries = read_queries(at[original])
             if isinstance(translator, Provided):
-                rows, counts = _provide_topics(cfg, translator, queries, source, target)
+                found = translator.topics(cfg.dataset, source, target)
+                rows, missing = translator.replaced(queries, found, target)
+                counts: Counts = {"missing": missing}
+                _tell(counts, label, {"missing": f"topics without a translation ({translator.missing})"})
             else:
                 fields, counts = self._translate([q.fields for q in queries], translator, source, target)
                 rows = [q._replace(fields=f, lang=target) for q, f in zip(queries, fields, strict=True)]
             write_queries(rows, at.draft)
             return {"queries": len(rows), **counts}
 
-        label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.topics.{source}-{target}"
         return self._step(
             Step("translate", label, cfg.plain, meaning, make, parents=(original,), needs=_needs(translator))
         )
@@ -449,7 +464,8 @@ class Stages:
             return self._rerank_shard(cfg, at, chosen, queries, docs, folder)
 
         def make(at: At) -> Counts:
-            _join_rerank_shards(at)
+            reranking.join_shards(at.shards(), at.draft)
+            _drop_shards(at)
             return {}
 
         label = f"{cfg.labels['reranker']}.{cfg.labels['retriever']}.{pair_label(cfg)}"
@@ -497,15 +513,19 @@ class Stages:
             reranker = replace(reranker, llm=Remembered(reranker.llm, memory, name))
         try:
             run = (
-                reranker.rerank_judged(candidates, _judgments(cfg))
+                reranker.rerank_judged(candidates, selection.judgments(cfg))
                 if isinstance(reranker, JudgedReranker)
                 else reranker.rerank(candidates, journal)
             )
         finally:
             if memory is not None:
                 memory.close()
-        _write_rerank_shard(run, candidates, journal, folder)
-        return {"queries": len(candidates), "documents": sum(len(c.docs) for c in candidates), **_totals(journal)}
+        reranking.write_shard(run, candidates, journal, folder)
+        return {
+            "queries": len(candidates),
+            "documents": sum(len(c.docs) for c in candidates),
+            **reranking.totals(journal),
+        }
 
 
 # Helpers of the stages ------------------------------------------------------------------------------------------------
@@ -523,62 +543,6 @@ def tie_break(cfg: Config) -> Literal["doc_id", "hash"]:
     if chosen == "auto":
         return "hash" if len(cfg.dataset.doc_langs) > 1 else "doc_id"
     return chosen
-
-
-def select(cfg: Config, queries: Sequence[Query]) -> list[Query]:
-    """The topics that dataset.queries and limit_queries ask for, in topic order, each id once."""
-    dataset, chosen = cfg.dataset, cfg.dataset.queries
-    by_id: dict[str, Query] = {}
-    for query in queries:
-        if query.query_id in by_id and dataset.on_duplicate == "error":
-            raise DataError(
-                f"topic {query.query_id!r} is listed twice ({query.lang})\n  dataset.on_duplicate=first keeps the first"
-            )
-        by_id.setdefault(query.query_id, query)
-    _tell(
-        {"repeated": len(queries) - len(by_id)},
-        f"{cfg.labels['dataset']} topics",
-        {"repeated": "repeated query_ids (the first kept)"},
-    )
-    if chosen == "judged" and dataset.judgment_names:
-        judged = {q.query_id for q in _judgments(cfg)}
-        kept = [q for q in by_id.values() if q.query_id in judged]
-    elif chosen in {"judged", "all"}:
-        kept = list(by_id.values())
-    else:
-        wanted = (
-            list(chosen) if isinstance(chosen, tuple) else Path(chosen).expanduser().read_text(encoding="utf-8").split()
-        )
-        if absent := [i for i in wanted if i not in by_id]:
-            raise DataError(f"dataset.queries: {len(absent)} ids are no topics, for example {absent[0]!r}")
-        kept = [q for q in by_id.values() if q.query_id in set(wanted)]
-    if not kept:
-        raise DataError(f"no topics are left of {len(by_id)} after dataset.queries={chosen}")
-    return kept[: dataset.limit_queries]
-
-
-def _judgments(cfg: Config) -> list[Any]:
-    return [row for name in cfg.dataset.judgment_names for row in cfg.dataset.read_qrels(name)]
-
-
-def _judged(cfg: Config) -> set[str]:
-    return {row.doc_id for row in _judgments(cfg)}
-
-
-def _sampled(docs: Iterable[Doc], judged: set[str], others: int, seed: int) -> Iterator[Doc]:
-    """The judged documents and `others` more: those whose seeded hash is smallest, whatever the order of the file."""
-    kept: list[tuple[int, int, Doc]] = []
-    chosen: list[tuple[int, Doc]] = []
-    for at, doc in enumerate(docs):
-        if doc.doc_id in judged:
-            chosen.append((at, doc))
-            continue
-        item = (-hashed(f"{seed}:{doc.doc_id}"), at, doc)
-        if len(kept) < others:
-            heapq.heappush(kept, item)
-        else:
-            heapq.heappushpop(kept, item)
-    yield from (doc for _, doc in sorted([*chosen, *((at, doc) for _, at, doc in kept)], key=lambda pair: pair[0]))
 
 
 def replace_sample(cfg: Config) -> Config:
@@ -622,89 +586,6 @@ class _unchanged:  # noqa: N801  used as a statement: with _unchanged(files)
             )
 
 
-def _provide_docs(
-    at: At, translator: Provided, store: Docstore, parallel: Path | None, source: str, target: str
-) -> Counts:
-    """Provided translations of a collection, in its order."""
-    counts = {"missing": 0}
-    given = translator.read_file(source, target) if parallel is None else {}
-    other = Docstore(parallel) if parallel is not None else None
-
-    def lookup(docs: Sequence[Doc]) -> Mapping[str, Mapping[str, str]]:
-        if other is None:
-            return {d.doc_id: given[d.doc_id] for d in docs if d.doc_id in given}
-        if any(d.aligned is None for d in docs):
-            raise ConfigError(
-                "translator=provided looks for parallel documents, but the dataset does not say which belong together: dataset.aligned='[a-z]+-(.*)' names the part of a doc_id that translations share"
-            )
-        found = other.find([str(d.aligned) for d in docs], by="aligned")
-        return {d.doc_id: found[str(d.aligned)].fields for d in docs if d.aligned in found}
-
-    def rows() -> Iterator[Doc]:
-        for begin in range(0, len(store), 1000):
-            docs = list(store.rows(begin, begin + 1000))
-            found = lookup(docs)
-            for doc in docs:
-                if doc.doc_id in found:
-                    yield doc._replace(fields=_same_fields(doc.doc_id, doc.fields, found[doc.doc_id]), lang=target)
-                else:
-                    _missing(translator, doc.doc_id, f"document {source} to {target}")
-                    counts["missing"] += 1
-                    if translator.missing == "original":
-                        yield doc._replace(lang=target)
-
-    written = write_docs(track(rows(), len(store), f"translate {source}-{target}", "documents"), at.draft)
-    _tell(
-        counts,
-        f"translations {source}-{target}",
-        {"missing": f"documents without a translation ({translator.missing})"},
-    )
-    return {**written, **counts}
-
-
-def _provide_topics(
-    cfg: Config, translator: Provided, queries: Sequence[Query], source: str, target: str
-) -> tuple[list[Query], Counts]:
-    if translator.file is not None:
-        found = translator.read_file(source, target)
-    else:
-        version = None if translator.source == "parallel" else translator.source
-        found = {q.query_id: dict(q.fields) for q in cfg.dataset.read_topics(target, version)}
-    rows, missing = [], 0
-    for query in queries:
-        if query.query_id in found:
-            rows.append(
-                query._replace(fields=_same_fields(query.query_id, query.fields, found[query.query_id]), lang=target)
-            )
-            continue
-        _missing(translator, query.query_id, f"topic {source} to {target}")
-        missing += 1
-        if translator.missing == "original":
-            rows.append(query._replace(lang=target))
-    _tell(
-        {"missing": missing},
-        f"translations {source}-{target}",
-        {"missing": f"topics without a translation ({translator.missing})"},
-    )
-    return rows, {"missing": missing}
-
-
-def _same_fields(identifier: str, own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """A translation's fields under the original's names; one text may stand for one field of another name."""
-    if set(given) >= set(own):
-        return {name: given[name] for name in own}
-    if len(own) == 1 and len(given) == 1:
-        return dict(zip(own, given.values(), strict=True))
-    raise DataError(f"the translation of {identifier!r} has fields {', '.join(given)}, the original {', '.join(own)}")
-
-
-def _missing(translator: Provided, identifier: str, what: str) -> None:
-    if translator.missing == "error":
-        raise DataError(
-            f"no translation of {what}: {identifier!r}\n  translator.missing=original shows the original instead, drop leaves it out; both are counted"
-        )
-
-
 def _joined(shards: Sequence[Path]) -> Iterator[Doc]:
     for shard in shards:
         with (shard / "docs.jsonl").open(encoding="utf-8") as lines:
@@ -731,47 +612,3 @@ def _merged(runs: Sequence[Any], cfg: Config) -> Any:
     if how == "zscore":
         return table.score_fusion(runs, "zscore", tie_break=ties)
     return table.interleaved(runs, how, ties)
-
-
-def _write_rerank_shard(run: Any, candidates: Sequence[Candidates], journal: Journal, folder: Path) -> None:
-    """A shard's ranking, costs and answers; every candidate must be there exactly once."""
-    ranked = run.sort_values(["query_id", "rank"], kind="stable").groupby("query_id", sort=False)
-    order = {query: list(zip(rows["doc_id"], rows["score"].astype(float), strict=True)) for query, rows in ranked}
-    for query, docs in candidates:
-        given = sorted(d for d, _ in order.get(query.id, []))
-        if given != sorted(d.id for d in docs):
-            raise RunError(
-                f"the reranker was given {len(docs)} documents for query {query.id!r} and returned {len(given)}, not each exactly once"
-            )
-    write_json(folder / "ranking.json", {c.query.id: order.get(c.query.id, []) for c in candidates})
-    write_json(folder / "queries.json", {c.query.id: journal.queries.get(c.query.id, {}) for c in candidates})
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in journal.answers)
-
-
-def _totals(journal: Journal) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for amounts in journal.queries.values():
-        for name, amount in amounts.items():
-            total[name] = total.get(name, 0) + amount
-    if "rounds" in total:
-        total["rounds"] = max(row.get("rounds", 0) for row in journal.queries.values())
-    return total
-
-
-def _join_rerank_shards(at: At) -> None:
-    from clir_cli import runs
-
-    ranking: dict[str, Any] = {}
-    queries: dict[str, Any] = {}
-    with gzip.GzipFile(at.draft / "answers.jsonl.gz", "wb", mtime=0) as out:  # no time stamp: the same bytes every time
-        for shard in at.shards():
-            ranking |= read_json(shard / "ranking.json")
-            queries |= read_json(shard / "queries.json")
-            out.write((shard / "answers.jsonl").read_bytes())
-    runs.write_trec(runs.from_hits(ranking), at.draft / "run.trec")
-    write_json(at.draft / "queries.json", queries)
-    _drop_shards(at)
-
-
-__all__ = ["ClirError", "Stages", "pair_label", "select", "tie_break"]

@@ -68,7 +68,8 @@ def tell(plan: Plan, outcome: Outcome) -> None:
 
 
 def text(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """What the end of a sweep prints: dropped overrides, equal cells, failures with their first line, and the counts."""
-    yield from plan.remarks([o.cell for o in outcomes], [f"{o.status}: {brief(o.error)}" if o.error else "" for o in outcomes])
+    """What the end of a sweep prints: dropped overrides, equal cells, failures with the way out, and the counts."""
+    cells, errors = [o.cell for o in outcomes], [f"{o.status}: {o.error}" if o.error else "" for o in outcomes]
+    yield from plan.remarks(cells, errors)
     counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed", "invalid")}
     yield f"{len(outcomes)} cells: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)

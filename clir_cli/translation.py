@@ -32,7 +32,7 @@ class Counts:
         return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def translate_texts(  # noqa: PLR0917 - a text, who translates it, from what into what, and where it is kept
+def translate_texts(
     texts: Sequence[str], translator: Translator, source: str, target: str, memory: Memory | None, identity: str
 ) -> tuple[list[str], Counts]:
     """The texts in language `target`, in their order, and what was counted; an empty text stays empty and is not sent.

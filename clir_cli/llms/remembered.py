@@ -38,6 +38,10 @@ class Remembered:
     def context(self) -> int:
         return self.llm.context
 
+    @property
+    def force_length(self) -> bool:
+        return isinstance(self.llm, length.Forced) and self.llm.force_length
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.llm.count_tokens(texts)
 

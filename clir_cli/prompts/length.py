@@ -1,4 +1,4 @@
-"""How long a prompt is, chat template and all."""
+"""How long a prompt is, chat template and all, and an answer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ class Renders(Protocol):
     """An LLM that sees its chat template: it counts whole prompts as the model reads them."""
 
     def count_prompts(self, prompts: Sequence[Prompt]) -> list[int]: ...
+
+
+@runtime_checkable
+class Forced(Protocol):
+    """An LLM whose answers may have to be exactly as long as allowed."""
+
+    @property
+    def force_length(self) -> bool: ...
 
 
 def count_prompts(llm: LLM, prompts: Sequence[Prompt]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.progress import say
-from clir_cli.prompts.length import count_prompts
+from clir_cli.prompts.length import Forced, count_prompts
 from clir_cli.prompts.listwise import ListwisePrompt, Ranking, line
 from clir_cli.types import LLM, Answer, Candidates, Journal, Prompt, Run, neutral
 
@@ -191,11 +191,13 @@ class _Judge:
         return [[window[i] for i in rankings[at].order] for at, (_, window) in enumerate(asked)]
 
     def _generate(self, requests: list[Prompt], sizes: list[int]) -> list[Answer]:
-        """One call of the model; a second one where some windows are shorter, since their answers are."""
-        answers: dict[int, Answer] = {}
-        for size in sorted(set(sizes)):
-            at = [i for i, n in enumerate(sizes) if n == size]
-            got = self.reranker.llm.generate([requests[i] for i in at], self.reranker.answer_tokens(size))
+        """One call of the model for all windows; where it must fill an answer's length, one for each size of window."""
+        reranker, answers = self.reranker, dict[int, Answer]()
+        exact = isinstance(reranker.llm, Forced) and reranker.llm.force_length
+        longest = sizes if exact else [reranker.window] * len(sizes)
+        for size in sorted(set(longest)):
+            at = [i for i, n in enumerate(longest) if n == size]
+            got = reranker.llm.generate([requests[i] for i in at], reranker.answer_tokens(size))
             answers |= zip(at, got, strict=True)
         return [answers[i] for i in range(len(requests))]
 

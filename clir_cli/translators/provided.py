@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from clir_cli.errors import DataError
+from clir_cli.docstore import Docstore
+from clir_cli.errors import ConfigError, DataError
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
-from clir_cli.types import content
+from clir_cli.types import Doc, Query, content
 
+Found: TypeAlias = Mapping[str, Mapping[str, str]]  # id -> fields in the other language
+T = TypeVar("T", Doc, Query)
 IDS = ("id", "doc_id", "docid", "query_id", "qid")
 
 
@@ -48,6 +51,59 @@ class Provided:
                 raise DataError(f"{path}:{number}: {identifier!r} is translated twice; keep one of them")
             found[identifier] = fields
         return found
+
+    def finder(self, source: str, target: str, parallel: Docstore | None) -> Callable[[Sequence[Doc]], Found]:
+        """What looks documents' translations up, by doc_id: in the file, or in the collection of the other language."""
+        if parallel is None:
+            given = self.read_file(source, target)
+            return lambda docs: {doc.doc_id: given[doc.doc_id] for doc in docs if doc.doc_id in given}
+
+        def find(docs: Sequence[Doc]) -> Found:
+            aligned = {doc.doc_id: doc.aligned for doc in docs if doc.aligned is not None}
+            if len(aligned) < len(docs):
+                raise ConfigError(
+                    "translator=provided looks for parallel documents, but the dataset does not say which belong together\n"
+                    "  dataset.aligned='[a-z]+-(.*)' names the part of a doc_id that translations share"
+                )
+            found = parallel.find(list(aligned.values()), by="aligned")
+            return {doc_id: found[key].fields for doc_id, key in aligned.items() if key in found}
+
+        return find
+
+    def topics(self, dataset: Any, source: str, target: str) -> Found:
+        """The topics' translations by query_id: in the file, or the dataset's own in the other language."""
+        if self.file is not None:
+            return self.read_file(source, target)
+        version = None if self.source == "parallel" else self.source
+        return {query.query_id: query.fields for query in dataset.read_topics(target, version)}
+
+    def replaced(self, rows: Sequence[T], found: Found, target: str) -> tuple[list[T], int]:
+        """Documents or topics with their translated fields, in their order, and how many have no translation."""
+        shown, missing = [], 0
+        for row in rows:
+            identifier = row[0]
+            if identifier in found:
+                fields = _same_fields(identifier, row.fields, found[identifier])
+                shown.append(row._replace(fields=fields, lang=target))
+                continue
+            if self.missing == "error":
+                raise DataError(
+                    f"no translation of {identifier!r} from {row.lang!r} to {target!r}\n"
+                    "  translator.missing=original shows the original instead, drop leaves it out; both are counted"
+                )
+            missing += 1
+            if self.missing == "original":
+                shown.append(row._replace(lang=target))
+        return shown, missing
+
+
+def _same_fields(identifier: str, own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """A translation's fields under the original's names; one text may stand for one field of another name."""
+    if set(given) >= set(own):
+        return {name: given[name] for name in own}
+    if len(own) == 1 and len(given) == 1:
+        return dict(zip(own, given.values(), strict=True))
+    raise DataError(f"the translation of {identifier!r} has fields {', '.join(given)}, the original {', '.join(own)}")
 
 
 def _entries(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
