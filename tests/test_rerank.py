@@ -116,10 +116,10 @@ def rerank(clir: Clir, judge: JudgeServer, *more: str) -> Path:
     return clir.experiment(*ranked_at_random(clir), *by(judge, *more), env=speaking())
 
 
-def refused(clir: Clir, judge: JudgeServer, *more: str, key: str = KEY) -> str:
+def refused(clir: Clir, judge: JudgeServer, *more: str, key: str = KEY, code: int = 1) -> str:
     """What clir says when the reranking fails."""
     debug, changes = [m for m in more if m == "--debug"], [m for m in more if m != "--debug"]
-    done = clir("run", *debug, *ranked_at_random(clir), *by(judge, *changes), code=1, env=speaking(key))
+    done = clir("run", *debug, *ranked_at_random(clir), *by(judge, *changes), code=code, env=speaking(key))
     return done.stdout + done.stderr
 
 
@@ -245,7 +245,7 @@ def test_what_was_answered_is_not_asked_again(finished: Clir, undisturbed: tuple
 
 def test_another_prompt_window_or_repetition_asks_again(finished: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
     judge = serve(JudgeServer(judgments()))
-    changes = {"prompt.intro_reply=Go": 5, "reranker.window=30": 4, "rerank.repeat=1": 5, "llm.temperature=0.7": 5}
+    changes = {"prompt.intro_reply=Go": 5, "reranker.window=30": 4, "rerank.repeat=1": 5}
     keys = {p.name[-16:] for p in finished.runs.glob("demo*/*rank_gpt*")}
     for change, calls in changes.items():
         before = len(judge.requests)
@@ -349,7 +349,7 @@ def test_the_key_is_nowhere(
     said = [
         refused(store, serve(JudgeServer(faults=["429", "429", ""], endless="401")), "--debug"),
         refused(store, serve(JudgeServer(endless="503")), "llm.retries=0", "--debug", "rerank.repeat=1"),
-        refused(store, serve(JudgeServer()), "--debug", "rerank.repeat=2", key=f"{KEY}\nanother"),
+        refused(store, serve(JudgeServer()), "--debug", "rerank.repeat=2", key=f"{KEY}\nanother", code=2),
     ]
     assert "Traceback" in said[0] and f"Incorrect API key provided: ***\n  check the key in {NAME}" in said[0]
     assert "status 503: overloaded" in said[1] and "export the key alone" in said[2]
