@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -404,10 +406,21 @@ def _tell(error: Exception, only_bugs: bool = False) -> None:
     if debugging:
         traceback.print_exception(error)
     elif not expected:
-        name = type(error).__name__
-        print(f"clir: internal error: {name}: {error}\n  Please report it with the traceback that --debug prints.", file=sys.stderr)  # fmt: skip
+        said = f"internal error: {type(error).__name__}: {error}\n  Please report it with the traceback that --debug prints."
+        print(_folded(f"clir: {said}"), file=sys.stderr)
     elif not only_bugs:
-        print(f"clir: {error}", file=sys.stderr)
+        print(_folded(f"clir: {error}"), file=sys.stderr)
+
+
+def _folded(message: str) -> str:
+    """The message, on a terminal broken between words."""
+    if not sys.stderr.isatty():
+        return message
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for line in message.splitlines()
+    )
 
 
 _USAGE: Any = typer.BadParameter.__mro__[2]  # click's ClickException, of whichever click this typer brings

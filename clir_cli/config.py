@@ -379,8 +379,7 @@ class _Composer:
         for group in NODES:
             _absolute(plain.get(group), unset.get(group), self._folder(group, names.get(group, "none")))
         _pair(plain.get("dataset"))
-        plain["names"] = names
-        plain["labels"] = _labels(plain, unset, names, keys)
+        plain |= {"names": names, "labels": _labels(plain, unset, names, keys)}
         self._parts(plain, overrides)
         for stage, side in itertools.product(("retrieve", "rerank"), ("query_translator", "doc_translator")):
             if isinstance(name := plain[stage].get(side), str):
@@ -530,20 +529,18 @@ def _pair(dataset: Any) -> None:
 def _labels(plain: Plain, unset: Plain, names: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
     """`bm25_dt[k1=1.2]`: the yaml's name, or `.label=`, plus every override that changes the result."""
     labels = {}
+    if isinstance(inner := (plain.get("reranker") or {}).get("llm"), dict):
+        inner.pop("label", None)  # the reranker holds a copy of the node
     for group, stage in (("dataset", ""), ("retriever", "retrieve"), ("reranker", "rerank"), ("llm", "")):
-        node = plain.get(group)
-        name = names.get(group, "none")
-        own = node.pop("label", None) if isinstance(node, dict) else None
-        given = [] if own or group == "dataset" else _changes(group, stage, plain, unset, values)
-        if (
-            names.get("translator") != DEFAULT_TRANSLATOR
-            and stage
-            and _translates(plain[stage])
-            and not own
-            and name != "none"
-        ):
+        node, name = plain.get(group), names.get(group, "none")
+        if isinstance(node, dict) and (own := node.pop("label", None)):
+            labels[group] = str(own)
+            continue
+        given = [] if group == "dataset" else _changes(group, stage, plain, unset, values)
+        other = names.get("translator") != DEFAULT_TRANSLATOR
+        if stage and other and name != "none" and _translates(plain[stage]):
             given.append(f"translator={names['translator']}")
-        labels[group] = str(own or name) + (f"[{','.join(given)}]" if given else "")
+        labels[group] = name + (f"[{','.join(given)}]" if given else "")
     return labels
 
 

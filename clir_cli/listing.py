@@ -101,10 +101,11 @@ def experiments(root: Path, as_json: bool) -> str:
         return dumps(rows)
     if not rows:
         return f"no experiments in {root} yet: clir run"
-    return "\n".join(aligned([
-        (_from_here(r["experiment"]), r["made"], r["measure"] or "no judgments", f"{r['value']:.4f}" if r["measure"] else "")
-        for r in rows
-    ]))  # fmt: skip
+
+    def main(r: dict[str, Any]) -> str:
+        return f"{r['measure']} {r['value']:.4f}" if r["measure"] else "no judgments"
+
+    return "\n".join(aligned([(_from_here(r["experiment"]), r["made"], main(r)) for r in rows]))
 
 
 def _from_here(folder: str) -> str:
@@ -143,23 +144,25 @@ def score(
             *aligned([("query_id", "measure", "value"), *((q, m, f"{v:.4f}") for q, m, v in columns)], right=[2]),
             "",
         ]
-    lines += aligned(
-        [("measure", "value", "topics"), *((r.measure, f"{r.value:.4f}", str(r.topics)) for r in found)], [1, 2]
-    )
-    return "\n".join([*lines, *_policy(found, topics)])
+    return "\n".join([*lines, *_summary_table(found, topics)])
 
 
-def _policy(found: Sequence[Summary], topics: str) -> list[str]:
-    """What the other policy would say, where it differs."""
+def _summary_table(found: Sequence[Summary], topics: Literal["judged", "relevant"]) -> list[str]:
+    """measure, value, topics; where some topics have no relevant document, also what the other policy gives."""
     without = found[0].topics_without_relevant if found else 0
-    if not without:
-        return []
-    judged = found[0].topics + (without if topics == "relevant" else 0)
-    other, count = ("judged", judged) if topics == "relevant" else ("relevant", judged - without)
-    values = ", ".join(f"{row.measure} {row.other:.4f}" for row in found if row.other is not None)
-    return [
-        f"{without} of {judged} judged topics have no relevant document; --topics {other} gives, over {count}: {values or 'the same'}"
+    other = {"judged": "relevant", "relevant": "judged"}[topics] if without else ""
+    body = [
+        (r.measure, f"{r.value:.4f}", str(r.topics), f"{r.value if r.other is None else r.other:.4f}" if other else "")
+        for r in found
     ]
+    lines = aligned([("measure", "value", "topics", other), *body], right=[1, 2, 3])
+    if other:
+        judged = found[0].topics + (without if topics == "relevant" else 0)
+        count = judged - without if other == "relevant" else judged
+        lines.append(
+            f"{without} of {judged} judged topics have no relevant document; --topics {other} averages over {count}"
+        )
+    return lines
 
 
 def score_experiment(folder: Path, measures: Sequence[str], judgments: Sequence[str], topics: str | None) -> Rows:

@@ -141,13 +141,12 @@ def text(plan: Plan) -> str:
     """The plan as `clir plan` prints it."""
     found, several = list(rows(plan)), len(plan.experiments) > 1
     shared = [f"{row['cells']} cell{'s' * (row['cells'] > 1)}" if several else "" for row in found]
-    lines = []
-    for row, line in zip(
-        found,
-        aligned([(r["state"], r["stage"], r["label"], s, r["work"]) for r, s in zip(found, shared, strict=True)]),
-        strict=True,
-    ):
-        lines += [line, f"{'':<13}{row['note']}"] if row["note"] else [line]
+    table = aligned([(r["state"], r["stage"], r["label"], s, r["work"]) for r, s in zip(found, shared, strict=True)])
+    indent = " " * (max((len(row["state"]) for row in found), default=0) + 2)
+    lines, told = [], {""}
+    for row, line in zip(found, table, strict=True):
+        lines += [line] if row["note"] in told else [line, indent + row["note"]]
+        told.add(row["note"])
     done = sum(row["state"] == "done" for row in found)
     lines.append(f"{len(found)} steps: {done} done, {len(found) - done} to make")
     if len(plan.cells) > 1:
@@ -227,7 +226,7 @@ def why_missing(store: Store, step: Step, finished: Sequence[Relative]) -> str:
     if not close:
         return ""
     _, others, name, differing = min(close)
-    return f"like {name} but {', '.join(differing)}" + (", and made from something else" if others else "")
+    return f"like {name} but {', '.join(differing)}" + ("; and the steps before it differ" if others else "")
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

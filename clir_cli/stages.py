@@ -308,7 +308,9 @@ class Stages:
     def index(self, cfg: Config) -> Step:
         """The collection made searchable: by the retriever's fields that are not `searched`, and the documents' view alone."""
         retriever, docs = cfg.retriever, self.doc_view(cfg, "retrieve")
-        meaning = {"component": identity(retriever, self.store.prints, search=False), **_fields_meaning(docs.fields)}
+        component = identity(retriever, self.store.prints, search=False)
+        shown = [[lang for lang, _ in part] for part in docs.parts]
+        meaning = {"component": component, "shown": shown, **_fields_meaning(docs.fields)}
         label = f"{cfg.labels['retriever']}.{cfg.labels['dataset']}{cfg.dataset.selection}.{'+'.join(docs.langs)}"
         if isinstance(retriever, ShardedRetriever):
             size = retriever.shard_docs

@@ -16,11 +16,11 @@ from filelock import SoftFileLease, Timeout
 
 from clir_cli import provenance
 from clir_cli.errors import ClirError, RunError
-from clir_cli.files import read_json, write_json
+from clir_cli.files import read_json, sync, write_json
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.progress import say, track
 from clir_cli.segments import Segments
-from clir_cli.steps import KEY, Counts, Pending, Ranking, Step, digest, pending
+from clir_cli.steps import KEY, Counts, Ranking, Shards, Step, digest, pending
 
 LEASE = 60.0  # seconds without a heartbeat after which another host may take a step over
 POLL = 0.25  # seconds between looks at a step that somebody else makes
@@ -50,7 +50,7 @@ class At:
         return found
 
     def shards(self) -> list[Path]:
-        return sorted(p for p in (self.draft / "shards").iterdir() if not p.name.startswith("."))
+        return sorted(p for p in (self.draft / "shards").glob("*") if not p.name.startswith("."))
 
 
 @dataclass
@@ -232,38 +232,38 @@ class Store:
     def fill(self, step: Step, key: str, draft: Path) -> None:
         """Make the missing shards, then the rest, then step.json, whose presence means that the folder is complete."""
         begun, at = time.monotonic(), At(self, draft)
-        counts: list[Counts] = []
-        if step.shards:
-            counts = self._fill_shards(step, at)
-        counts.append(step.make(at))
+        counts, earlier = self._fill_shards(step.shards, step, at) if step.shards else ([], 0.0)
+        total = _sum([*counts, step.make(at)])
         (draft / "request.json").unlink(missing_ok=True)
-        write_json(
-            draft / "step.json",
-            provenance.step_record(
-                step, key, [self.key(p) for p in step.before], time.monotonic() - begun, _sum(counts), draft
-            ),
-        )
+        seconds = time.monotonic() - begun + earlier
+        before = [self.key(p) for p in step.before]
+        write_json(draft / "step.json", provenance.step_record(step, key, before, seconds, total, draft))
 
-    def _fill_shards(self, step: Step, at: At) -> list[Counts]:
-        assert step.shards
-        folder, total = at.draft / "shards", step.shards.total(at)
-        number = -(-total // step.shards.size)
+    def _fill_shards(self, shards: Shards, step: Step, at: At) -> tuple[list[Counts], float]:
+        """Make the shards that are not there; the counts of all, and the seconds that the others took before."""
+        folder, total = at.draft / "shards", shards.total(at)
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
-        for i in track(range(number), total, f"{step.stage} {step.label}", step.shards.unit, step.shards.size):
-            if (done := folder / f"{i:05d}").is_dir():
-                continue
-            part = folder / f".{i:05d}-{os.getpid()}"
-            part.mkdir()
-            begun = time.monotonic()
-            counts = step.shards.make(at, i, part)
-            write_json(part / "counts.json", {**counts, "seconds_in_shards": time.monotonic() - begun})
-            self._publish(part, done)
-        return [read_json(shard / "counts.json") for shard in at.shards()]
+        numbers = range(-(-total // shards.size))
+        found = [i for i in numbers if (folder / f"{i:05d}").is_dir()]
+        for i in track(numbers, total, f"{step.stage} {step.label}", shards.unit, shards.size):
+            if i not in found:
+                self._make_shard(shards, at, i, folder)
+        counts = [read_json(folder / f"{i:05d}" / "counts.json") for i in numbers]
+        seconds = [count.pop("seconds") for count in counts]
+        return counts, sum(seconds[i] for i in found)
+
+    def _make_shard(self, shards: Shards, at: At, i: int, folder: Path) -> None:
+        part, begun = folder / f".{i:05d}-{os.getpid()}", time.monotonic()
+        part.mkdir()
+        counts = shards.make(at, i, part)
+        write_json(part / "counts.json", {**counts, "seconds": time.monotonic() - begun})
+        self._publish(part, folder / f"{i:05d}")
 
     @staticmethod
     def _publish(draft: Path, final: Path) -> None:
+        sync(draft)
         try:
             draft.rename(final)
         except OSError:
@@ -328,6 +328,3 @@ def _sum(counts: list[Counts]) -> dict[str, float]:
 
 def _safe(label: str) -> str:
     return "".join(c if c.isalnum() or c in "._~+=-" else "_" for c in label)[:80]
-
-
-__all__ = ["At", "Pending", "State", "Store", "read_lists"]

@@ -34,7 +34,7 @@ DEMO = Path(clir_cli.__file__).parent / "datasets" / "demo"
 CONFIGS = Path(__file__).parent / "configs"
 KEY = f"sk-{secrets.token_hex(20)}"  # another one every time: it can be nowhere by chance
 NAME = "JUDGE_KEY"
-TOPICS = 6
+TOPICS = 5
 ANSWERED = "run.trec", "first_stage.trec", "metrics.csv", "per_query.csv"  # what two runs of the same answers share
 
 
@@ -149,7 +149,12 @@ def answers(folder: Path) -> list[dict[str, Any]]:
 def remembered(clir: Clir) -> int:
     """How many answers the store keeps, by the lines that were written."""
     files = (clir.runs / "memory" / "answers").glob("*/*.jsonl")
-    return sum(len(json.loads(text)) for file in files for text in file.read_text().splitlines(keepends=True) if text.endswith("\n"))
+    return sum(
+        len(json.loads(text))
+        for file in files
+        for text in file.read_text().splitlines(keepends=True)
+        if text.endswith("\n")
+    )
 
 
 def forget_rankings(clir: Clir) -> None:
@@ -192,7 +197,11 @@ def test_a_judge_that_knows_the_judgments_gives_the_ideal_top_ten_and_the_books_
 ) -> None:
     clir, folder, asked = undisturbed
     (oracle,) = clir.runs.glob("demo~q*/random+oracle-*")
-    assert value(folder) == value(oracle) > 2 * float(next(r["value"] for r in rows(folder / "metrics.csv") if r["stage"] == "first_stage"))
+    assert (
+        value(folder)
+        == value(oracle)
+        > 2 * float(next(r["value"] for r in rows(folder / "metrics.csv") if r["stage"] == "first_stage"))
+    )
     assert len(windows(60, 20, 10)) == 5 and asked == 5 * TOPICS
     assert costs(folder) == costs(folder) | {
         "documents": 60 * TOPICS, "queries": TOPICS, "calls_asked": 5 * TOPICS, "calls_answered_from_cache": 0, "rounds": 5,
@@ -200,14 +209,32 @@ def test_a_judge_that_knows_the_judgments_gives_the_ideal_top_ten_and_the_books_
     }  # fmt: skip
     for row in rows(folder / "queries.csv"):
         numbers = {name: float(row[name]) for name in list(row)[2:]}
-        assert numbers == numbers | {"calls": 5, "rounds": 5, "prompt_tokens": 500, "output_tokens": 50, "repaired": 0, "failed": 0, "cut_share": 0}
+        assert numbers == numbers | {
+            "calls": 5,
+            "rounds": 5,
+            "prompt_tokens": 500,
+            "output_tokens": 50,
+            "repaired": 0,
+            "failed": 0,
+            "cut_share": 0,
+        }
         assert numbers["seconds"] > 0
     said = answers(folder)
-    assert len(said) == asked and Counter(a["query_id"] for a in said) == dict.fromkeys((r["query_id"] for r in rows(folder / "queries.csv")), 5)
-    assert all(a["text"] == ranking([int(i) for i in a["text"].strip("[]").split("] > [")]) and a["status"] == "ok" for a in said), "the raw text"
+    assert len(said) == asked and Counter(a["query_id"] for a in said) == dict.fromkeys(
+        (r["query_id"] for r in rows(folder / "queries.csv")), 5
+    )
+    assert all(
+        a["text"] == ranking([int(i) for i in a["text"].strip("[]").split("] > [")]) and a["status"] == "ok"
+        for a in said
+    ), "the raw text"
     assert {len(a["docs"]) for a in said} == {20} and {a["model"] for a in said} == {"judge"}
     (row,) = [r for r in rows(folder / "metrics.csv") if r["measure"] == "AP" and r["stage"] == "final"]
-    assert (row["reranker"].partition("[")[0], row["rerank_query"], row["rerank_doc"], row["rerank_depth"]) == ("rank_gpt", "original", "original", "100")
+    assert (row["reranker"].partition("[")[0], row["rerank_query"], row["rerank_doc"], row["rerank_depth"]) == (
+        "rank_gpt",
+        "original",
+        "original",
+        "100",
+    )
     assert row["llm"].startswith("openai") and nothing_is_lost(folder)
 
 
@@ -222,30 +249,52 @@ def test_a_hundred_candidates_are_nine_calls_on_english_questions_over_spanish_p
     for query, _, doc, grade in (text.split() for text in (XQUAD / "qrels.es.txt").read_text().splitlines()):
         found.setdefault(asked.get(query, query), {})[line(texts[doc])] = int(grade)
     judge = serve(JudgeServer(found))
-    base = ["--config-dir", str(CONFIGS), "dataset=xquad_r", "dataset.pair=en-es", "dataset.limit_queries=6", "retriever=static_multi", "retrieve.depth=100"]
-    folder = clir.experiment(*base, *by(judge, "reranker.passage_tokens=1200"), env=speaking())
-    assert len(judge.requests) == 54 and {r["calls"] for r in rows(folder / "queries.csv")} == {"9"}
+    base = [
+        "--config-dir",
+        str(CONFIGS),
+        "dataset=xquad_r",
+        "dataset.pair=en-es",
+        "dataset.limit_queries=3",
+        "retriever=static_multi",
+        "retrieve.depth=100",
+    ]
+    folder = clir.experiment(*base, *by(judge, "reranker.passage_tokens=2400", "llm.context=131072"), env=speaking())
+    assert len(judge.requests) == 27 and {r["calls"] for r in rows(folder / "queries.csv")} == {"9"}
     assert {r["cut_share"] for r in rows(folder / "queries.csv")} == {"0.0"}
     assert value(folder) == value(clir.experiment(*base, "reranker=oracle"))
-    again = clir.experiment(*base, *by(judge, "reranker.passage_tokens=100"), env=speaking())
-    assert len(judge.requests) == 108 and all(0.9 < float(r["cut_share"]) <= 1 for r in rows(again / "queries.csv")), "shorter passages are other prompts"
 
 
 def test_what_was_answered_is_not_asked_again(finished: Clir, undisturbed: tuple[Clir, Path, int]) -> None:
     before = undisturbed[1]
     nobody = JudgeServer(url="http://127.0.0.1:9/v1")  # nothing listens there
     same = rerank(finished, nobody)
-    assert same.name == before.name and costs(same)["calls_asked"] == 5 * TOPICS, "a finished experiment tells what it cost when it was made"
+    assert same.name == before.name and costs(same)["calls_asked"] == 5 * TOPICS, (
+        "a finished experiment tells what it cost when it was made"
+    )
     forget_rankings(finished)
     again = rerank(finished, nobody)
     assert all((again / name).read_bytes() == (before / name).read_bytes() for name in (*ANSWERED, "queries.csv"))
-    assert costs(again) == {**costs(before), "calls_asked": 0, "calls_answered_from_cache": 5 * TOPICS, "seconds": costs(again)["seconds"]}
-    assert [a["text"] for a in answers(again)] == [a["text"] for a in answers(before)] and all(a["cached"] for a in answers(again))
+    assert costs(again) == {
+        **costs(before),
+        "calls_asked": 0,
+        "calls_answered_from_cache": 5 * TOPICS,
+        "seconds": costs(again)["seconds"],
+    }
+    assert [a["text"] for a in answers(again)] == [a["text"] for a in answers(before)] and all(
+        a["cached"] for a in answers(again)
+    )
 
 
-def test_another_prompt_window_or_repetition_asks_again(finished: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+def test_another_prompt_window_length_or_repetition_asks_again(
+    finished: Clir, serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
     judge = serve(JudgeServer(judgments()))
-    changes = {"prompt.intro_reply=Go": 5, "reranker.window=30": 4, "rerank.repeat=1": 5}
+    changes = {
+        "prompt.intro_reply=Go": 5,
+        "reranker.window=30": 4,
+        "rerank.repeat=1": 5,
+        "reranker.passage_tokens=40": 5,
+    }
     keys = {p.name[-16:] for p in finished.runs.glob("demo*/*rank_gpt*")}
     for change, calls in changes.items():
         before = len(judge.requests)
@@ -253,11 +302,30 @@ def test_another_prompt_window_or_repetition_asks_again(finished: Clir, serve: C
         assert len(judge.requests) - before == calls * TOPICS == costs(folder)["calls_asked"], change
         assert folder.name[-16:] not in keys, change
         keys.add(folder.name[-16:])
+    assert all(float(r["cut_share"]) > 0.9 for r in rows(folder / "queries.csv")), "40 tokens are a sentence"
 
 
 def test_speed_and_place_are_no_part_of_an_experiment(finished: Clir, undisturbed: tuple[Clir, Path, int]) -> None:
-    moved = ["llm.base_url=http://127.0.0.1:9/v2", "llm.max_concurrency=1", "llm.timeout=3", "llm.retries=0", "llm.backoff=9", "reranker.max_failed_answers=1.0"]
+    moved = [
+        "llm.base_url=http://127.0.0.1:9/v2",
+        "llm.max_concurrency=1",
+        "llm.timeout=3",
+        "llm.retries=0",
+        "llm.backoff=9",
+        "reranker.max_failed_answers=1.0",
+    ]
     assert rerank(finished, JudgeServer(url="unused"), *moved).name == undisturbed[1].name
+
+
+def test_queries_with_few_and_with_many_candidates_are_asked_together(
+    store: Clir, serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
+    lines = (store.folder / "random.trec").read_text().splitlines(keepends=True)
+    (store.folder / "random.trec").write_text("".join(t for t in lines if int(t.split()[3]) <= 2 * int(t[1:3])))
+    judge = serve(JudgeServer(judgments(), seconds=0.4))
+    folder = rerank(store, judge)
+    assert [len(a["docs"]) for a in answers(folder)] == [2, 4, 6, 8, 10]
+    assert judge.peak == len(judge.requests) == TOPICS <= 8
 
 
 # Interruptions and misbehaviour -----------------------------------------------------------------------------------------
@@ -291,17 +359,30 @@ class Careless(JudgeServer):
 
     def answer(self, body: Mapping[str, Any]) -> str:
         text = str(body["messages"])
-        way = self.told[text] = 0 if "as in [2] > [1] > [3].\\n\\nGive" in text or body["messages"][-1]["content"].count("Give the ordered list") > 1 else zlib.crc32(text.encode()) % 5
+        way = self.told[text] = (
+            0
+            if "as in [2] > [1] > [3].\\n\\nGive" in text
+            or body["messages"][-1]["content"].count("Give the ordered list") > 1
+            else zlib.crc32(text.encode()) % 5
+        )
         ideal = super().answer(body)
         best = " > ".join(ideal.split(" > ")[:10])
-        return [ideal, "I would rather not rank passages.", best, f"{best} > [1] > [99] > {ideal}", f"Sure! Here it is:\n{ideal}\nbecause [3] is good."][way]
+        return [
+            ideal,
+            "I would rather not rank passages.",
+            best,
+            f"{best} > [1] > [99] > {ideal}",
+            f"Sure! Here it is:\n{ideal}\nbecause [3] is good.",
+        ][way]
 
 
 def test_whatever_goes_wrong_no_document_is_lost_and_every_repair_is_counted(
     store: Clir, undisturbed: tuple[Clir, Path, int], serve: Callable[[JudgeServer], JudgeServer]
 ) -> None:
     wrong = ["429", "500", "cut", "malformed", "html", "empty", "error_in_200", "503", "slow", "filter"]
-    judge = serve(Careless(judgments(), faults=[fault for each in wrong for fault in ("", "", each)], retry_after="0.01"))
+    judge = serve(
+        Careless(judgments(), faults=[fault for each in wrong for fault in ("", "", each)], retry_after="0.01")
+    )
     folder = rerank(store, judge, "llm.retries=12", "llm.timeout=0.5")
     ways = Counter(judge.told.values())
     assert ways[1] and ways[2] and ways[3] and ways[4]
@@ -312,10 +393,14 @@ def test_whatever_goes_wrong_no_document_is_lost_and_every_repair_is_counted(
         total.update({name: int(row[name]) for name in ("calls", "repaired", "failed")})
     assert total["repaired"] == costs(folder)["repaired"] == ways[2] + ways[3] + ways[4]
     assert total["failed"] == costs(folder)["failed"] == 0
-    assert total["calls"] == costs(folder)["calls_asked"] == sum(ways.values()) + 1, "the prompt that was refused is asked twice"
+    assert total["calls"] == costs(folder)["calls_asked"] == sum(ways.values()) + 1, (
+        "the prompt that was refused is asked twice"
+    )
     said = Counter(a["status"] for a in answers(folder))
     assert said == {"ok": ways[0], "failed": ways[1] + 1, "partial": ways[2], "repaired": ways[3] + ways[4]}
-    assert [a["error"] for a in answers(folder) if a["error"]] and "content filter" in next(a["error"] for a in answers(folder) if a["error"])
+    assert [a["error"] for a in answers(folder) if a["error"]] and "content filter" in next(
+        a["error"] for a in answers(folder) if a["error"]
+    )
 
 
 def test_too_many_failures_fail_the_run_and_what_arrived_is_kept(
@@ -324,7 +409,11 @@ def test_too_many_failures_fail_the_run_and_what_arrived_is_kept(
     broken = serve(JudgeServer(judgments(), faults=[""] * 20, endless="500"))
     said = refused(store, broken, "llm.retries=1")
     assert f"1 of {5 * TOPICS} windows got no usable answer, more than reranker.max_failed_answers=0.01" in said
-    assert "status 500: the server hiccupped" in said and "run again to ask only for the rest" in said and "Traceback" not in said
+    assert (
+        "status 500: the server hiccupped" in said
+        and "run again to ask only for the rest" in said
+        and "Traceback" not in said
+    )
     assert remembered(store) == 20 and not list(store.runs.glob("demo*/*rank_gpt*"))
     judge = serve(JudgeServer(judgments()))
     folder = rerank(store, judge)
@@ -332,13 +421,15 @@ def test_too_many_failures_fail_the_run_and_what_arrived_is_kept(
     assert all((folder / name).read_bytes() == (undisturbed[1] / name).read_bytes() for name in ANSWERED)
 
 
-def test_a_model_that_never_ranks_is_told_apart_from_a_server_that_fails(store: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+def test_a_model_that_never_ranks_is_told_apart_from_a_server_that_fails(
+    store: Clir, serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
     stubborn = serve(JudgeServer(say=lambda ideal: "As an assistant I have no opinion."))
-    said = refused(store, stubborn)
+    said = refused(store, stubborn, "rerank.depth=20")
     assert "no ranking in 'As an assistant I have no opinion.'" in said and "rerank.repeat asks the model anew" in said
-    folder = rerank(store, stubborn, "reranker.max_failed_answers=1.0")
+    folder = rerank(store, stubborn, "rerank.depth=20", "reranker.max_failed_answers=1.0")
     assert read_lists(folder / "run.trec") == read_lists(folder / "first_stage.trec")
-    assert costs(folder)["failed"] == 5 * TOPICS and costs(folder)["calls_answered_from_cache"] == 2 * TOPICS
+    assert costs(folder)["failed"] == TOPICS and costs(folder)["calls_answered_from_cache"] == 2 * TOPICS
 
 
 def test_the_key_is_nowhere(
@@ -372,7 +463,14 @@ def test_the_judge_sees_the_views_that_were_asked_for(store: Clir, serve: Callab
     asked, fragen = list(topics("en").values())[:TOPICS], list(topics("de").values())[:TOPICS]
 
     def shown(*views: str) -> tuple[Path, list[str]]:
-        judge = serve(JudgeServer(judgments("de" if "rerank.query=doc_lang" in views else "en", "en" if "rerank.doc=query_lang" in views else "de")))
+        judge = serve(
+            JudgeServer(
+                judgments(
+                    "de" if "rerank.query=doc_lang" in views else "en",
+                    "en" if "rerank.doc=query_lang" in views else "de",
+                )
+            )
+        )
         return rerank(store, judge, "rerank.depth=20", *views), prompts(judge)
 
     for views, queries, texts in (
@@ -386,21 +484,37 @@ def test_the_judge_sees_the_views_that_were_asked_for(store: Clir, serve: Callab
             (text,) = [t for t in seen if f"Search query: {queries[int(query[1:]) - 1]}\n" in t]
             lines = [" ".join(of[d.partition("-")[2]] for of in texts) for d in found[:20]]
             assert all(f"[{at}] {passage}\n" in text for at, passage in enumerate(lines, 1)), views
-    columns = {(r["rerank_query"], r["rerank_doc"]) for p in store.runs.glob("demo*/*rank_gpt*/metrics.csv") for r in rows(p) if r["stage"] == "final"}
+    columns = {
+        (r["rerank_query"], r["rerank_doc"])
+        for p in store.runs.glob("demo*/*rank_gpt*/metrics.csv")
+        for r in rows(p)
+        if r["stage"] == "final"
+    }
     assert columns == {("original", "query_lang"), ("doc_lang", "original"), ("original", "original+en")}
 
 
 @pytest.mark.skipif(shutil.which("apertium") is None, reason="needs the Debian packages apertium and apertium-eng-spa")
-def test_only_the_candidates_are_translated_for_the_judge(clir: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+def test_only_the_candidates_are_translated_for_the_judge(
+    clir: Clir, serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
     judge = serve(JudgeServer())
-    base = ["dataset.pair=en-es", "retriever=bm25_qt", "translator=apertium", "rerank.doc=query_lang", "rerank.depth=3", "dataset.limit_queries=2"]
+    base = [
+        "dataset.pair=en-es",
+        "retriever=bm25_qt",
+        "translator=apertium",
+        "rerank.doc=query_lang",
+        "rerank.depth=3",
+        "dataset.limit_queries=2",
+    ]
     folder = clir.experiment(*base, *by(judge), env=speaking())
     candidates = {d for docs in read_lists(folder / "first_stage.trec").values() for d in docs[:3]}
     (row,) = [r for r in rows(folder / "costs.csv") if r["step"].startswith("translate/") and "topics" not in r["step"]]
     assert 0 < float(row["documents"]) == len(candidates) <= 6
     (first, *_), original = prompts(judge), passages("es")
     seen = [text.partition("] ")[2] for text in first.splitlines() if text.startswith("[")]
-    assert len(seen) == 3 and not set(seen) & set(original.values()) and not set(seen) & set(passages("en").values()), "a machine's English"
+    assert len(seen) == 3 and not set(seen) & set(original.values()) and not set(seen) & set(passages("en").values()), (
+        "a machine's English"
+    )
     assert sum(" the " in f" {text.lower()} " for text in seen) == 3
 
 
@@ -425,7 +539,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_local_model_answers_all_queries_together_and_always_alike(first_stage: Clir, tmp_path: Path, llama: Path) -> None:
+def test_a_local_model_answers_all_queries_together_and_always_alike(
+    first_stage: Clir, tmp_path: Path, llama: Path
+) -> None:
     local = [
         "reranker=rank_gpt", "llm=transformers", f"llm.model={llama}", "llm.context=2048", "llm.device=cpu", "prompt.spare_tokens=0",
         "reranker.window=4", "reranker.step=2", "rerank.depth=8", "reranker.passage_tokens=40", "reranker.query_tokens=16",
@@ -446,11 +562,18 @@ def test_a_local_model_answers_all_queries_together_and_always_alike(first_stage
     assert sorted(together.values()) == [TOPICS] * 3, "a batch per round: its queries share the time it took"
     begun = time.monotonic()
     clir = Clir(tmp_path / "one")
-    assert clir.experiment(*ranked_at_random(first_stage), *local[:-1], "llm.batch_tokens=600", env={"OMP_NUM_THREADS": "1"}) == one
+    assert (
+        clir.experiment(
+            *ranked_at_random(first_stage), *local[:-1], "llm.batch_tokens=600", env={"OMP_NUM_THREADS": "1"}
+        )
+        == one
+    )
     assert time.monotonic() - begun < 5
 
 
-def test_a_judge_after_a_cross_encoder_ranks_what_it_left_on_top(store: Clir, serve: Callable[[JudgeServer], JudgeServer]) -> None:
+def test_a_judge_after_a_cross_encoder_ranks_what_it_left_on_top(
+    store: Clir, serve: Callable[[JudgeServer], JudgeServer]
+) -> None:
     from test_cross_encoder import save_model
 
     save_model(store.folder / "tiny", labels=1)

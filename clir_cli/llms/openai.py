@@ -101,6 +101,10 @@ class OpenAI:
         """Answers that did not come from the (model, fingerprint) that answered first."""
         return sum(list(self.served.values())[1:])
 
+    def check(self) -> None:
+        """Raise ConfigError if the key is not set, or is none."""
+        self._key()
+
     def _key(self) -> str:
         if self.api_key_env is None:
             return "none"

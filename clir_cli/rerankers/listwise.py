@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.progress import say
@@ -60,6 +60,13 @@ def play(sorts: Sequence[Sort], answer: Callable[[list[tuple[int, Window]]], lis
         answers = answer(asked) if asked else []
         sent = {at: ordered for (at, _), ordered in zip(asked, answers, strict=True)}
     return results
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """What can tell before anything runs that it would not work; `check` raises ConfigError."""
+
+    def check(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,12 @@ class Listwise:
                 "  raise llm.context if the model takes more, or lower reranker.window, reranker.passage_tokens or reranker.query_tokens"
             )
         return fits if self.passage_tokens == "auto" else self.passage_tokens
+
+    def check(self) -> None:
+        """Raise ConfigError before anything is made: for a key that is not set, for passages that do not fit."""
+        if isinstance(self.llm, Checked):
+            self.llm.check()
+        self.budget()
 
     def calls(self, candidates: int) -> int:
         """Calls per query that order so many candidates, when every answer is usable: 9 for 100 by windows of 20."""
