@@ -17,7 +17,7 @@ from clir_cli import __version__
 from clir_cli.errors import ClirError, ConfigError, RunError
 
 if TYPE_CHECKING:
-    from clir_cli.config import Cell
+    from clir_cli.compose import Cell
     from clir_cli.plan import Plan
 
 app = typer.Typer(
@@ -133,6 +133,7 @@ def _cells(
     config_dir: list[Path] | None,
     config: Path | None,
 ) -> list[Cell]:
+    from clir_cli import compose
     from clir_cli import config as configs
 
     if config is not None:
@@ -140,10 +141,10 @@ def _cells(
             raise ConfigError(
                 "--config repeats a resolved configuration as it is: give neither overrides nor -m, --zip, --config-dir beside it"
             )
-        return [configs.Cell((), configs.load(config))]
+        return [compose.Cell((), configs.load(config))]
     if zips and not multirun:
         raise ConfigError("--zip pairs the axes of a sweep: add -m")
-    return configs.cells(overrides or [], multirun, zips or [], config_dir or [])
+    return compose.cells(overrides or [], multirun, zips or [], config_dir or [])
 
 
 def _planned(cells: list[Cell], folder: Path, eager: bool) -> Plan:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clir_cli import config
+from clir_cli import compose, config
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.experiment import Experiment, add_evaluation, read_rows
 from clir_cli.files import read_json, write_text
@@ -22,7 +22,7 @@ from clir_cli.store import Store
 if TYPE_CHECKING:
     from clir_cli.evaluation import Summary
 
-GROUPS = (*config.GROUPS, "sweep")
+GROUPS = (*compose.GROUPS, "sweep")
 MEASURES = ("nDCG@10", "nDCG@20", "AP", "RR@10", "R@100")  # of a run file, unless others are asked for
 Rows = list[dict[str, Any]]
 
@@ -55,7 +55,7 @@ def configs(group: str | None, name: str | None, config_dirs: Sequence[Path], as
     if group is not None:
         _check_name(group, GROUPS, "group")
     if group is not None and name is not None:
-        found = config.choices(group, config_dirs)
+        found = compose.choices(group, config_dirs)
         _check_name(name, found, group)
         yaml = found[name].read_text(encoding="utf-8").rstrip()
         return (
@@ -64,9 +64,9 @@ def configs(group: str | None, name: str | None, config_dirs: Sequence[Path], as
             else f"# {found[name]}\n{yaml}"
         )
     rows = [
-        {"group": g, "name": n, "description": config.description(p)[1], "command": config.description(p)[0]}
+        {"group": g, "name": n, "description": compose.description(p)[1], "command": compose.description(p)[0]}
         for g in ([group] if group else GROUPS)
-        for n, p in config.choices(g, config_dirs).items()
+        for n, p in compose.choices(g, config_dirs).items()
     ]
     if as_json:
         return dumps(rows)

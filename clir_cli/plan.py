@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clir_cli import config
-from clir_cli.config import Cell
+from clir_cli.compose import Cell
 from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel
 from clir_cli.experiment import Experiment
 from clir_cli.files import read_json

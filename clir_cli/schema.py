@@ -169,3 +169,8 @@ def default(cls: type[Any], name: str) -> Any:
         (f.default for f in dataclasses.fields(cls) if f.name == name and f.default is not dataclasses.MISSING), None
     )
     return list(value) if isinstance(value, tuple) else value
+
+
+def one_line(error: Exception) -> str:
+    """A library's message on one line."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

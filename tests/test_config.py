@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from clir_cli import config
+from clir_cli import compose, config
 from clir_cli.errors import ConfigError, LanguageError
 from clir_cli.plan import planned
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.store import Store
 
-GROUPS = [p.name for p in config.packaged().iterdir() if p.is_dir()]
+GROUPS = [p.name for p in compose.packaged().iterdir() if p.is_dir()]
 
 
 def one(*overrides: str, dirs: tuple[Path, ...] = ()) -> config.Config:
-    (cell,) = config.cells(overrides, config_dirs=dirs)
+    (cell,) = compose.cells(overrides, config_dirs=dirs)
     return config.built(cell.plain)
 
 
 def refused(*overrides: str, multirun: bool = False) -> str:
     with pytest.raises(ConfigError) as caught:
-        config.cells(overrides, multirun)
+        compose.cells(overrides, multirun)
     return str(caught.value)
 
 
@@ -33,9 +33,9 @@ NEEDS = {  # what a choice cannot be composed without
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g in GROUPS for n in config.choices(g)])
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in GROUPS for n in compose.choices(g)])
 def test_every_yaml_composes_binds_to_its_class_and_says_how_to_use_it(group: str, name: str) -> None:
-    command, description = config.description(config.choices(group)[name])
+    command, description = compose.description(compose.choices(group)[name])
     assert command.startswith("clir ") and f"{name}" in command, "the first line is a command that uses it"
     assert 10 < len(description) < 200
     more = (
@@ -170,14 +170,14 @@ def test_components_are_ours_or_a_plug_in_s_and_nothing_else(tmp_path: Path) -> 
     (tmp_path / "retriever").mkdir()
     (tmp_path / "retriever" / "evil.yaml").write_text("_target_: os.system\ncommand: ls\n")
     with pytest.raises(ConfigError, match="not a component"):
-        config.cells(["retriever=evil"], config_dirs=[tmp_path])
+        compose.cells(["retriever=evil"], config_dirs=[tmp_path])
 
 
 def test_a_language_that_a_component_cannot_handle_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    (cell,) = config.cells(["retriever=bm25", "dataset.pair=en-sw"])
+    (cell,) = compose.cells(["retriever=bm25", "dataset.pair=en-sw"])
     (item,) = planned([cell], Store(tmp_path)).cells
     assert isinstance(item.error, LanguageError) and "retriever.analyser=whitespace" in str(item.error)
-    (cell,) = config.cells(["retriever=minilm_en", "dataset.pair=en-de"])
+    (cell,) = compose.cells(["retriever=minilm_en", "dataset.pair=en-de"])
     (item,) = planned([cell], Store(tmp_path)).cells
     assert isinstance(item.error, LanguageError) and "languages" in str(item.error)
 
@@ -186,20 +186,20 @@ def test_a_language_that_a_component_cannot_handle_is_refused_before_anything_ru
 
 
 def test_a_sweep_drops_and_lists_what_a_component_does_not_have() -> None:
-    cells = config.cells(
+    cells = compose.cells(
         ["retriever=bm25_dt,minilm_en", "retrieve.doc=query_lang", "retriever.k1=0.9,1.2"], multirun=True
     )
     assert [c.dropped for c in cells] == [(), (), ("retriever.k1=0.9",), ("retriever.k1=1.2",)]
 
 
 def test_a_sweep_with_a_misspelt_option_everywhere_is_an_error_of_no_cell() -> None:
-    cells = config.cells(["retriever=bm25,bm25_dt", "reranker=none"], multirun=True)
+    cells = compose.cells(["retriever=bm25,bm25_dt", "reranker=none"], multirun=True)
     assert len(cells) == 2
     assert "did you mean" in refused("retriever=bm25,bm99", multirun=True)
 
 
 def test_zipped_axes_go_together() -> None:
-    cells = config.cells(
+    cells = compose.cells(
         ["dataset.pair=en-de,en-es", "retriever=bm25,bm25_dt", "retrieve.depth=10,20"], True, ["dataset.pair,retriever"]
     )
     assert [(c.plain["dataset"]["doc_lang"], c.plain["names"]["retriever"], c.plain["retrieve"]["depth"]) for c in cells] == [
@@ -208,15 +208,15 @@ def test_zipped_axes_go_together() -> None:
 
 
 def test_ranges_and_globs_are_hydra_s() -> None:
-    assert len(config.cells(["retrieve.depth=range(10,40,10)", "retriever=glob(bm25*)"], multirun=True)) == 9
+    assert len(compose.cells(["retrieve.depth=range(10,40,10)", "retriever=glob(bm25*)"], multirun=True)) == 9
 
 
 def test_equal_cells_are_one(tmp_path: Path) -> None:
-    cells = config.cells(["reranker=none", "llm=gpt,rank_zephyr"], multirun=True)
+    cells = compose.cells(["reranker=none", "llm=gpt,rank_zephyr"], multirun=True)
     assert [c.same_as for c in planned(cells, Store(tmp_path)).cells] == [None, 0]
 
 
 def test_a_frozen_configuration_survives_its_file(tmp_path: Path) -> None:
-    (cell,) = config.cells(["retriever=hybrid", "reranker=rank_zephyr"])
+    (cell,) = compose.cells(["retriever=hybrid", "reranker=rank_zephyr"])
     config.dump(cell.plain, tmp_path / "config.yaml")
     assert config.load(tmp_path / "config.yaml") == cell.plain

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from clir_cli import config
+from clir_cli import compose, config
 from clir_cli.datasets.files import Files
 from clir_cli.types import Doc, Qrel, Query
 
@@ -19,7 +19,7 @@ QUERY_LANGS = ("en", "de", "es", "sw", "fi", "ru")
 
 @cache
 def demo(query_lang: str = "en", doc_lang: str = "de") -> Files:
-    (cell,) = config.cells(["dataset=demo", f"dataset.pair={query_lang}-{doc_lang}", "retriever=bm25"])
+    (cell,) = compose.cells(["dataset=demo", f"dataset.pair={query_lang}-{doc_lang}", "retriever=bm25"])
     dataset = config.built(cell.plain).dataset
     assert isinstance(dataset, Files)
     return dataset

@@ -220,11 +220,11 @@ def test_a_sweep_leaves_its_cells_and_concatenations(clir: Clir) -> None:
 
 def test_step_makes_a_draft_elsewhere(clir: Clir) -> None:
     """What another interpreter is given: a folder with a request; it exchanges only files."""
-    from clir_cli import config
+    from clir_cli import compose
     from clir_cli.plan import planned
     from clir_cli.store import Store
 
-    (cell,) = config.cells([])
+    (cell,) = compose.cells([])
     store = Store(clir.runs)
     item = planned([cell], store).cells[0].experiment
     assert item is not None
@@ -242,13 +242,13 @@ def test_step_makes_a_draft_elsewhere(clir: Clir) -> None:
 def test_a_component_may_ask_for_another_interpreter(clir: Clir, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from clir_cli import config
+    from clir_cli import compose
     from clir_cli.plan import planned
     from clir_cli.steps import Needs
     from clir_cli.store import Store
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    (cell,) = config.cells([])
+    (cell,) = compose.cells([])
     store = Store(clir.runs)
     item = planned([cell], store).cells[0].experiment
     assert item is not None

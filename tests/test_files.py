@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import SHARED, XQUAD, needs_shared
 
-from clir_cli import config
+from clir_cli import compose, config
 from clir_cli.datasets.files import Files
 from clir_cli.docstore import Docstore
 from clir_cli.errors import ConfigError, DataError
@@ -398,7 +398,7 @@ class Own:
     def _cfg(self, *overrides: str) -> config.Config:
         files = {name: self.folder / file for name, file in FILES.items()}
         given = {"query_lang": "en", "doc_lang": "de", **files, **dict(o.split("=", 1) for o in overrides)}
-        (cell,) = config.cells(["dataset=files", "retriever=bm25", *(f"dataset.{k}={v}" for k, v in given.items())])
+        (cell,) = compose.cells(["dataset=files", "retriever=bm25", *(f"dataset.{k}={v}" for k, v in given.items())])
         return config.built(cell.plain)
 
     def queries(self, *overrides: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import math
 import random
 import secrets
 import shutil
@@ -131,8 +130,9 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def value(folder: Path, measure: str = "nDCG@10") -> float:
-    (row,) = [r for r in rows(folder / "metrics.csv") if r["measure"] == measure and r["stage"] == "final"]
+def value(folder: Path, stage: str = "final") -> float:
+    """nDCG@10 of a stage."""
+    (row,) = [r for r in rows(folder / "metrics.csv") if r["measure"] == "nDCG@10" and r["stage"] == stage]
     return float(row["value"])
 
 
@@ -197,11 +197,7 @@ def test_a_judge_that_knows_the_judgments_gives_the_ideal_top_ten_and_the_books_
 ) -> None:
     clir, folder, asked = undisturbed
     (oracle,) = clir.runs.glob("demo~q*/random+oracle-*")
-    assert (
-        value(folder)
-        == value(oracle)
-        > 2 * float(next(r["value"] for r in rows(folder / "metrics.csv") if r["stage"] == "first_stage"))
-    )
+    assert value(folder) == value(oracle) > 2 * value(folder, "first_stage")
     assert len(windows(60, 20, 10)) == 5 and asked == 5 * TOPICS
     assert costs(folder) == costs(folder) | {
         "documents": 60 * TOPICS, "queries": TOPICS, "calls_asked": 5 * TOPICS, "calls_answered_from_cache": 0, "rounds": 5,
@@ -209,33 +205,19 @@ def test_a_judge_that_knows_the_judgments_gives_the_ideal_top_ten_and_the_books_
     }  # fmt: skip
     for row in rows(folder / "queries.csv"):
         numbers = {name: float(row[name]) for name in list(row)[2:]}
-        assert numbers == numbers | {
-            "calls": 5,
-            "rounds": 5,
-            "prompt_tokens": 500,
-            "output_tokens": 50,
-            "repaired": 0,
-            "failed": 0,
-            "cut_share": 0,
-        }
-        assert numbers["seconds"] > 0
+        assert numbers.pop("seconds") > 0
+        expected = {"calls": 5, "rounds": 5, "prompt_tokens": 500, "output_tokens": 50}
+        assert numbers == {**expected, "repaired": 0, "failed": 0, "cut_share": 0}
     said = answers(folder)
-    assert len(said) == asked and Counter(a["query_id"] for a in said) == dict.fromkeys(
-        (r["query_id"] for r in rows(folder / "queries.csv")), 5
-    )
-    assert all(
-        a["text"] == ranking([int(i) for i in a["text"].strip("[]").split("] > [")]) and a["status"] == "ok"
-        for a in said
-    ), "the raw text"
+    assert len(said) == asked and set(Counter(a["query_id"] for a in said).values()) == {5}
+    for answer in said:
+        assert answer["status"] == "ok"
+        assert answer["text"] == ranking([int(i) for i in answer["text"].strip("[]").split("] > [")]), "as it came"
     assert {len(a["docs"]) for a in said} == {20} and {a["model"] for a in said} == {"judge"}
-    (row,) = [r for r in rows(folder / "metrics.csv") if r["measure"] == "AP" and r["stage"] == "final"]
-    assert (row["reranker"].partition("[")[0], row["rerank_query"], row["rerank_doc"], row["rerank_depth"]) == (
-        "rank_gpt",
-        "original",
-        "original",
-        "100",
-    )
-    assert row["llm"].startswith("openai") and nothing_is_lost(folder)
+    row = rows(folder / "metrics.csv")[-1]
+    assert row["reranker"].startswith("rank_gpt") and row["llm"].startswith("openai")
+    assert (row["stage"], row["rerank_query"], row["rerank_depth"]) == ("final", "original", "100")
+    assert nothing_is_lost(folder)
 
 
 @needs_shared(XQUAD)
@@ -249,19 +231,12 @@ def test_a_hundred_candidates_are_nine_calls_on_english_questions_over_spanish_p
     for query, _, doc, grade in (text.split() for text in (XQUAD / "qrels.es.txt").read_text().splitlines()):
         found.setdefault(asked.get(query, query), {})[line(texts[doc])] = int(grade)
     judge = serve(JudgeServer(found))
-    base = [
-        "--config-dir",
-        str(CONFIGS),
-        "dataset=xquad_r",
-        "dataset.pair=en-es",
-        "dataset.limit_queries=3",
-        "retriever=static_multi",
-        "retrieve.depth=100",
-    ]
+    base = ["--config-dir", str(CONFIGS), "dataset=xquad_r", "dataset.pair=en-es", "dataset.limit_queries=3"]
+    base += ["retriever=static_multi", "retrieve.depth=100"]
     folder = clir.experiment(*base, *by(judge, "reranker.passage_tokens=2400", "llm.context=131072"), env=speaking())
     assert len(judge.requests) == 27 and {r["calls"] for r in rows(folder / "queries.csv")} == {"9"}
     assert {r["cut_share"] for r in rows(folder / "queries.csv")} == {"0.0"}
-    assert value(folder) == value(clir.experiment(*base, "reranker=oracle"))
+    assert value(folder) == value(clir.experiment(*base, "reranker=oracle")) > value(folder, "first_stage")
 
 
 def test_what_was_answered_is_not_asked_again(finished: Clir, undisturbed: tuple[Clir, Path, int]) -> None:
@@ -306,14 +281,8 @@ def test_another_prompt_window_length_or_repetition_asks_again(
 
 
 def test_speed_and_place_are_no_part_of_an_experiment(finished: Clir, undisturbed: tuple[Clir, Path, int]) -> None:
-    moved = [
-        "llm.base_url=http://127.0.0.1:9/v2",
-        "llm.max_concurrency=1",
-        "llm.timeout=3",
-        "llm.retries=0",
-        "llm.backoff=9",
-        "reranker.max_failed_answers=1.0",
-    ]
+    moved = ["llm.base_url=http://127.0.0.1:9/v2", "llm.max_concurrency=1", "llm.timeout=3", "llm.retries=0"]
+    moved += ["llm.backoff=9", "reranker.max_failed_answers=1.0"]
     assert rerank(finished, JudgeServer(url="unused"), *moved).name == undisturbed[1].name
 
 
@@ -353,27 +322,17 @@ def test_kill_minus_nine_asks_only_for_what_had_not_arrived(
 
 @dataclass
 class Careless(JudgeServer):
-    """A judge that answers one prompt in five as it should, and its best ten always first."""
+    """A judge that answers few prompts as it should until it is reminded; its best ten always stand first."""
 
     told: dict[str, int] = field(default_factory=dict)  # prompt -> the way it was answered
 
     def answer(self, body: Mapping[str, Any]) -> str:
-        text = str(body["messages"])
-        way = self.told[text] = (
-            0
-            if "as in [2] > [1] > [3].\\n\\nGive" in text
-            or body["messages"][-1]["content"].count("Give the ordered list") > 1
-            else zlib.crc32(text.encode()) % 5
-        )
+        text, reminded = str(body["messages"]), body["messages"][-1]["content"].endswith("as in [2] > [1] > [3].")
+        way = self.told[text] = 0 if reminded else zlib.crc32(text.encode()) % 5
         ideal = super().answer(body)
         best = " > ".join(ideal.split(" > ")[:10])
-        return [
-            ideal,
-            "I would rather not rank passages.",
-            best,
-            f"{best} > [1] > [99] > {ideal}",
-            f"Sure! Here it is:\n{ideal}\nbecause [3] is good.",
-        ][way]
+        chatty = f"Sure! Here it is:\n{ideal}\nbecause [3] is good."
+        return [ideal, "I would rather not rank passages.", best, f"{best} > [1] > [99] > {ideal}", chatty][way]
 
 
 def test_whatever_goes_wrong_no_document_is_lost_and_every_repair_is_counted(
@@ -398,9 +357,8 @@ def test_whatever_goes_wrong_no_document_is_lost_and_every_repair_is_counted(
     )
     said = Counter(a["status"] for a in answers(folder))
     assert said == {"ok": ways[0], "failed": ways[1] + 1, "partial": ways[2], "repaired": ways[3] + ways[4]}
-    assert [a["error"] for a in answers(folder) if a["error"]] and "content filter" in next(
-        a["error"] for a in answers(folder) if a["error"]
-    )
+    (error,) = [a["error"] for a in answers(folder) if a["error"]]
+    assert "content filter" in error
 
 
 def test_too_many_failures_fail_the_run_and_what_arrived_is_kept(
@@ -409,11 +367,8 @@ def test_too_many_failures_fail_the_run_and_what_arrived_is_kept(
     broken = serve(JudgeServer(judgments(), faults=[""] * 20, endless="500"))
     said = refused(store, broken, "llm.retries=1")
     assert f"1 of {5 * TOPICS} windows got no usable answer, more than reranker.max_failed_answers=0.01" in said
-    assert (
-        "status 500: the server hiccupped" in said
-        and "run again to ask only for the rest" in said
-        and "Traceback" not in said
-    )
+    assert "status 500: the server hiccupped" in said and "run again to ask only for the rest" in said
+    assert "Traceback" not in said
     assert remembered(store) == 20 and not list(store.runs.glob("demo*/*rank_gpt*"))
     judge = serve(JudgeServer(judgments()))
     folder = rerank(store, judge)
@@ -462,34 +417,21 @@ def test_the_judge_sees_the_views_that_were_asked_for(store: Clir, serve: Callab
     german, english = passages("de"), passages("en")
     asked, fragen = list(topics("en").values())[:TOPICS], list(topics("de").values())[:TOPICS]
 
-    def shown(*views: str) -> tuple[Path, list[str]]:
-        judge = serve(
-            JudgeServer(
-                judgments(
-                    "de" if "rerank.query=doc_lang" in views else "en",
-                    "en" if "rerank.doc=query_lang" in views else "de",
-                )
-            )
-        )
-        return rerank(store, judge, "rerank.depth=20", *views), prompts(judge)
-
     for views, queries, texts in (
         (["rerank.doc=query_lang"], asked, [english]),
         (["rerank.query=doc_lang"], fragen, [german]),
         (["rerank.doc=[original,en]"], asked, [german, english]),
     ):
-        folder, seen = shown(*views)
+        judge = serve(JudgeServer())
+        folder = rerank(store, judge, "rerank.depth=20", *views)
+        seen = prompts(judge)
         assert len(seen) == TOPICS
         for query, found in read_lists(folder / "first_stage.trec").items():
             (text,) = [t for t in seen if f"Search query: {queries[int(query[1:]) - 1]}\n" in t]
             lines = [" ".join(of[d.partition("-")[2]] for of in texts) for d in found[:20]]
             assert all(f"[{at}] {passage}\n" in text for at, passage in enumerate(lines, 1)), views
-    columns = {
-        (r["rerank_query"], r["rerank_doc"])
-        for p in store.runs.glob("demo*/*rank_gpt*/metrics.csv")
-        for r in rows(p)
-        if r["stage"] == "final"
-    }
+    finals = [rows(p)[-1] for p in store.runs.glob("demo*/*rank_gpt*/metrics.csv")]
+    columns = {(row["rerank_query"], row["rerank_doc"]) for row in finals}
     assert columns == {("original", "query_lang"), ("doc_lang", "original"), ("original", "original+en")}
 
 
@@ -498,23 +440,15 @@ def test_only_the_candidates_are_translated_for_the_judge(
     clir: Clir, serve: Callable[[JudgeServer], JudgeServer]
 ) -> None:
     judge = serve(JudgeServer())
-    base = [
-        "dataset.pair=en-es",
-        "retriever=bm25_qt",
-        "translator=apertium",
-        "rerank.doc=query_lang",
-        "rerank.depth=3",
-        "dataset.limit_queries=2",
-    ]
+    base = ["dataset.pair=en-es", "dataset.limit_queries=2", "retriever=bm25_qt", "translator=apertium"]
+    base += ["rerank.doc=query_lang", "rerank.depth=3"]
     folder = clir.experiment(*base, *by(judge), env=speaking())
     candidates = {d for docs in read_lists(folder / "first_stage.trec").values() for d in docs[:3]}
     (row,) = [r for r in rows(folder / "costs.csv") if r["step"].startswith("translate/") and "topics" not in r["step"]]
     assert 0 < float(row["documents"]) == len(candidates) <= 6
     (first, *_), original = prompts(judge), passages("es")
     seen = [text.partition("] ")[2] for text in first.splitlines() if text.startswith("[")]
-    assert len(seen) == 3 and not set(seen) & set(original.values()) and not set(seen) & set(passages("en").values()), (
-        "a machine's English"
-    )
+    assert len(seen) == 3 and not set(seen) & {*original.values(), *passages("en").values()}, "a machine's English"
     assert sum(" the " in f" {text.lower()} " for text in seen) == 3
 
 
@@ -551,7 +485,7 @@ def test_a_local_model_answers_all_queries_together_and_always_alike(
     for name in ("one", "two"):
         clir = Clir(tmp_path / name)
         shutil.copytree(first_stage.folder, clir.folder)
-        folders.append(clir.experiment(*ranked_at_random(first_stage), *local, env={"OMP_NUM_THREADS": "1"}))
+        folders.append(clir.experiment(*ranked_at_random(first_stage), *local, env=speaking()))
     one, two = folders
     assert one.name == two.name and nothing_is_lost(one)
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in ANSWERED)
@@ -560,15 +494,8 @@ def test_a_local_model_answers_all_queries_together_and_always_alike(
     assert all(a["model"] == str(llama) and 0 < a["prompt_tokens"] < 2048 for a in answers(one))
     together = Counter(a["seconds"] for a in answers(one))
     assert sorted(together.values()) == [TOPICS] * 3, "a batch per round: its queries share the time it took"
-    begun = time.monotonic()
-    clir = Clir(tmp_path / "one")
-    assert (
-        clir.experiment(
-            *ranked_at_random(first_stage), *local[:-1], "llm.batch_tokens=600", env={"OMP_NUM_THREADS": "1"}
-        )
-        == one
-    )
-    assert time.monotonic() - begun < 5
+    smaller = [*ranked_at_random(first_stage), *local[:-1], "llm.batch_tokens=600"]
+    assert Clir(tmp_path / "one").experiment(*smaller) == one, "the size of a batch is no part of an experiment"
 
 
 def test_a_judge_after_a_cross_encoder_ranks_what_it_left_on_top(
@@ -594,7 +521,7 @@ def test_a_judge_after_a_cross_encoder_ranks_what_it_left_on_top(
         assert final[query][30:] == docs[30:]
     assert len(answers(folder)) == 2 * TOPICS, "only the judge talks"
     assert all(float(r["calls"]) == 62 for r in rows(folder / "queries.csv")), "60 pairs and 2 windows"
-    assert math.isclose(sum(float(r["output_tokens"]) for r in rows(folder / "queries.csv")), 20 * TOPICS)
+    assert {r["output_tokens"] for r in rows(folder / "queries.csv")} == {"20"}
 
 
 def test_scores_of_a_reranked_run_fall_strictly(undisturbed: tuple[Clir, Path, int]) -> None:
