@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from conftest import STATIC, XQUAD, Clir, needs_shared
 from judge_server import JudgeServer, ranking, serving
 
 import clir_cli
-from clir_cli.prompts.listwise import line
-from clir_cli.rerankers.listwise import windows
+from clir_cli.errors import ConfigError
+from clir_cli.llms.openai import OpenAI
+from clir_cli.prompts.listwise import ListwisePrompt, line
+from clir_cli.rerankers.listwise import Listwise, windows
 from clir_cli.runs import read_trec
 from clir_cli.store import read_lists
 
@@ -295,6 +297,20 @@ def test_queries_with_few_and_with_many_candidates_are_asked_together(
     folder = rerank(store, judge)
     assert [len(a["docs"]) for a in answers(folder)] == [2, 4, 6, 8, 10]
     assert judge.peak == len(judge.requests) == TOPICS <= 8
+
+
+def test_how_often_it_asks_and_what_would_stop_it_is_known_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompt = ListwisePrompt(intro="For {query}:", passage="[{id}] {passage}", outro="Rank.")
+    judged = Listwise(OpenAI(model="judge", context=8192, api_key_env=NAME), prompt, passage_tokens=300)
+    assert [judged.calls(n) for n in (0, 1, 2, 20, 60, 100)] == [0, 0, 1, 1, 5, 9]
+    with pytest.raises(ConfigError, match=f"{NAME} .* is not set"):
+        judged.check()
+    monkeypatch.setenv(NAME, KEY)
+    judged.check()
+    with pytest.raises(ConfigError, match=r"passage_tokens=500 does not fit: llm\.context=8192 leaves 3\d\d for each"):
+        replace(judged, passage_tokens=500).check()
 
 
 # Interruptions and misbehaviour -----------------------------------------------------------------------------------------
