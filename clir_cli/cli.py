@@ -9,7 +9,7 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
 import typer
 
@@ -165,7 +165,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     from clir_cli import plan as plans
 
     _raise_single(plan)
-    print(listing.dumps(plans.record(plan)) if as_json else plans.text(plan))
+    print(listing.dumps(plans.record(plan)) if as_json else _folded(plans.text(plan), sys.stdout))
 
 
 def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
@@ -184,7 +184,8 @@ def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
     if as_json and not quiet:
         print(listing.dumps({"sweep": str(folder), "cells": sweep.rows(plan, outcomes)}))
     else:
-        print(*sweep.text(outcomes), folder, sep="\n", file=sys.stderr if quiet else sys.stdout)
+        out = sys.stderr if quiet else sys.stdout
+        print(_folded("\n".join(sweep.text(outcomes)), out), folder, sep="\n", file=out)
     for error in dict.fromkeys(o.error for o in outcomes if o.error):
         _tell(error, only_bugs=True)
     if any(o.error for o in outcomes):
@@ -408,14 +409,14 @@ def _tell(error: Exception, only_bugs: bool = False) -> None:
         traceback.print_exception(error)
     elif not expected:
         said = f"internal error: {type(error).__name__}: {error}\n  Please report it with the traceback that --debug prints."
-        print(_folded(f"clir: {said}"), file=sys.stderr)
+        print(_folded(f"clir: {said}", sys.stderr), file=sys.stderr)
     elif not only_bugs:
-        print(_folded(f"clir: {error}"), file=sys.stderr)
+        print(_folded(f"clir: {error}", sys.stderr), file=sys.stderr)
 
 
-def _folded(message: str) -> str:
+def _folded(message: str, out: TextIO) -> str:
     """The message, on a terminal broken between words."""
-    if not sys.stderr.isatty():
+    if not out.isatty():
         return message
     width = shutil.get_terminal_size().columns
     return "\n".join(

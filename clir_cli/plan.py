@@ -197,7 +197,8 @@ def work(store: Store, step: Step) -> str:
     if step.stage == "index":
         return f"{'encode' if step.shards else 'index'} {_documents(store, step)}"
     if step.stage == "rerank" and step.candidates:
-        return f"rerank {_queries(store, step)} x at most {step.candidates[1]} candidates"
+        asked = f", at most {step.work} each" if step.work else ""
+        return f"rerank {_queries(store, step)} x at most {step.candidates[1]} candidates{asked}"
     return ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from clir_cli.errors import RunError
 from clir_cli.files import read_json, write_json
+from clir_cli.progress import say
 from clir_cli.types import Candidates, Journal
 
 
@@ -30,12 +31,17 @@ def write_shard(run: Any, candidates: Sequence[Candidates], journal: Journal, fo
 
 
 def totals(journal: Journal) -> dict[str, float]:
+    """What all queries of a shard cost together; rounds are those of the query with the most."""
     total: dict[str, float] = {}
     for amounts in journal.queries.values():
         for name, amount in amounts.items():
             total[name] = total.get(name, 0) + amount
     if "rounds" in total:
         total["rounds"] = max(row.get("rounds", 0) for row in journal.queries.values())
+    served = {answer["model"] for answer in journal.answers if answer.get("model")}
+    if len(served) > 1:  # an alias that came to mean another model on the way
+        say(f"warning: the server named {len(served)} models in its answers: {', '.join(sorted(served))}")
+        total["model_changes"] = len(served) - 1
     return total
 
 

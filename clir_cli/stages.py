@@ -474,6 +474,7 @@ class Stages:
         step = self._step(Step(
             "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals), tuple(s for s in docs.steps if s not in originals),
             (ranking, depth), Shards(total, shard, "queries", RERANK_QUERIES), _needs(reranker),
+            f"{reranker.calls(depth)} calls" if hasattr(reranker, "calls") else "", getattr(reranker, "check", None),
         ))  # fmt: skip
         return Ranking(step, ranking if cfg.rerank.tail == "keep" else None)
 

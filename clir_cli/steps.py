@@ -76,7 +76,8 @@ class Step:
     candidates: tuple[Ranking, int] | None = None  # a ranking and a depth that count by what they hold
     shards: Shards | None = None
     needs: Needs = field(default_factory=Needs)
-    work: str = ""  # what will be encoded, translated or asked, for `clir plan`
+    work: str = ""  # what it asks for each query at most, for `clir plan`
+    check: Callable[[], None] | None = None  # refuses before anything runs: no key, passages that do not fit
 
     @property
     def before(self) -> tuple[Step, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
+import pty
 import subprocess
 import time
 from pathlib import Path
@@ -510,3 +512,32 @@ def test_quiet_prints_the_folder_and_json_parses(shared_clir: Clir) -> None:
     assert found["experiment"] == quiet.stdout.strip() and found["metrics"] == rows(
         Path(found["experiment"]) / "metrics.csv"
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["configs"],
+        ["run", "retriever=labse"],
+        ["plan", "-m", "retriever=bm25", "dataset.pair=en-sw"],
+        ["table", "--help"],
+    ],
+)
+def test_on_a_terminal_no_line_wraps(clir: Clir, arguments: list[str]) -> None:
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        clir.command(*arguments),
+        cwd=clir.folder,
+        env=clir.env({"COLUMNS": "100", "HF_HOME": "none"}),
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # what Linux says when the other end of a terminal is closed
+        while part := os.read(ours, 65536):
+            said += part
+    os.close(ours)
+    running.wait()
+    lines = said.decode().splitlines()
+    assert lines and max(map(len, lines)) <= 100, max(lines, key=len)

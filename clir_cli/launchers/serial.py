@@ -45,6 +45,9 @@ def _execute(item: Planned, store: Store, failed: dict[Step, Exception]) -> Outc
         if (folder := item.experiment.finished()) is not None:
             return Outcome(item, "cached", folder)
         for step in item.experiment.steps:
+            if step.check is not None and store.folder(step) is None:
+                step.check()
+        for step in item.experiment.steps:
             if step in failed:
                 return Outcome(item, "failed", error=failed[step])
             try:
