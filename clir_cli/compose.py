@@ -6,13 +6,13 @@ import copy
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clir_cli import schema
+from clir_cli import config, schema
 from clir_cli.config import Plain, construct, invalid
 from clir_cli.errors import ConfigError
 from clir_cli.labels import DEFAULT_TRANSLATOR, label_all, marked, translates
@@ -283,15 +283,14 @@ class _Composer:
         """The complete plain configuration of a cell: parts composed by name, paths absolute, labels and names added."""
         plain, unset, names = self.compose(overrides)
         keys = {self.parsed[t].key_or_group: t for t in overrides if self._is_value(t)}
-        for group in NODES:
-            _absolute(plain.get(group), unset.get(group), self._folder(group, names.get(group, "none")))
+        self._place(plain, unset, names)
         _pair(plain.get("dataset"))
         plain |= {"names": names, "labels": label_all(plain, unset, names, keys)}
         self._parts(plain, overrides)
         for stage, side in itertools.product(("retrieve", "rerank"), ("query_translator", "doc_translator")):
             if isinstance(name := plain[stage].get(side), str):
                 plain[stage][side] = self._named("translator", name, overrides)["translator"]
-        return plain
+        return config.completed(plain)
 
     def _parts(self, plain: Plain, overrides: tuple[str, ...]) -> None:
         """A hybrid's first stages and a cascade's rerankers, each composed by its name with all other overrides."""
@@ -322,9 +321,17 @@ class _Composer:
         self._parse(choice, [])
         others = tuple(t for t in overrides if self.parsed[t].key_or_group.split(".")[0] != group)
         plain, unset, names = self.compose((*others, choice))
-        _absolute(plain.get(group), unset.get(group), self._folder(group, name))
+        self._place(plain, unset, names)
         keys = {self.parsed[t].key_or_group: t for t in others if self._is_value(t)}
         return {**plain, "names": names, "labels": label_all(plain, unset, names, keys)}
+
+    def _place(self, plain: Plain, unset: Plain, names: Mapping[str, str]) -> None:
+        """Make paths absolute: a user's yaml gives them beside itself, the command line from the current directory."""
+        reranker = plain.get("reranker")
+        for group in NODES:
+            copies = [reranker.get(group)] if isinstance(reranker, dict) and group in {"llm", "prompt"} else []
+            for node in (plain.get(group), *copies):
+                _absolute(node, unset.get(group), self._folder(group, names.get(group, "none")))
 
     def _folder(self, group: str, name: str) -> Path | None:
         """The folder of the user's yaml that a choice came from; None for clir's own."""
@@ -390,28 +397,26 @@ def _resolve(plain: Plain) -> Plain:
 
 
 def _absolute(node: Any, unset: Any, folder: Path | None) -> None:
-    """Paths that a user's yaml gives are relative to that yaml; those of the command line to the current directory."""
-    if folder is None or not isinstance(node, dict) or schema.TARGET not in node:
+    if not isinstance(node, dict) or schema.TARGET not in node:
         return
     try:
         cls = schema.find(node[schema.TARGET])
     except ConfigError:
         return
     for name, value in node.items():
-        if schema.role(cls, name) in {"content", "model"} and isinstance(unset, dict) and value == unset.get(name):
-            node[name] = _beside(value, folder, schema.role(cls, name) == "model")
+        role = schema.role(cls, name)
+        from_yaml = isinstance(unset, dict) and value == unset.get(name)
+        if role in {"content", "model"} and (folder is not None or not from_yaml):
+            node[name] = _beside(value, folder if from_yaml and folder else Path.cwd(), role == "model")
 
 
 def _beside(value: Any, folder: Path, is_model: bool) -> Any:
     if isinstance(value, dict):
         return {k: _beside(v, folder, is_model) for k, v in value.items()}
-    if (
-        not isinstance(value, str)
-        or value == "???"
-        or re.match(r"^(/|~|clir:|package:)", value)
-        or (is_model and not value.startswith("."))
-    ):
+    if not isinstance(value, str) or value == "???" or re.match(r"^(/|~|clir:|package:)", value):
         return value
+    if is_model and not value.startswith(".") and not (folder / value).is_dir():
+        return value  # a hub id
     return str(folder / value)
 
 

@@ -135,6 +135,17 @@ def _part(plain: Plain, name: str, part: Plain, kind: str, problems: list[Proble
     return config
 
 
+def completed(plain: Plain) -> Plain:
+    """The configuration with every default said: what a later version of clir has as default does not change it."""
+    nodes: dict[str, type[Any]] = {"retrieve": Retrieve, "rerank": Rerank, "evaluate": Evaluate}
+    for name, node in plain.items():
+        if name in {"parts", "cascade"}:
+            plain[name] = {part: completed(inside) for part, inside in node.items()}
+        elif isinstance(node, dict):
+            schema.complete(node, nodes.get(name))
+    return plain
+
+
 def built(plain: Plain) -> Config:
     """The components of a frozen configuration that was checked before. ConfigError lists every problem."""
     problems: list[Problem] = []

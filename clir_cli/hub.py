@@ -111,5 +111,5 @@ def missing(model: str, revision: str | None, why: str) -> MissingModel:
     return MissingModel(
         f"model {model}{at} is not on this machine, and {why}\n"
         f"  with a network:    hf download {model}{f' --revision {revision}' if revision else ''}   (into {cache_folder()}; HF_HUB_CACHE moves it)\n"
-        "  without a network: copy the model's folder here and name the folder as the model, e.g. retriever.model=/path/to/folder"
+        "  without a network: copy the model's folder here and name the folder as the model: retriever.model=/path/to/folder, llm.model=..."
     )

@@ -111,11 +111,29 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _marker(lock: Path) -> dict[str, str]:
+    text = lock.read_text(errors="replace")
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def lock_is_dead(lock: Path) -> bool:
+    """Whether a lock's owner was a process of this machine that is gone."""
+    try:
+        fields = _marker(lock)
+        if fields.get("host") != socket.gethostname():
+            return False
+        os.kill(int(fields["pid"]), 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except (OSError, KeyError, ValueError):
+        return False
+    return False
+
+
 def lock_owner(lock: Path) -> str:
     """Who holds a lock, from its readable marker: `host (process 123)`."""
     try:
-        text = lock.read_text(errors="replace")
+        fields = _marker(lock)
     except OSError:
         return "somebody who has just finished"
-    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     return f"{fields.get('host', 'another machine')} (process {fields.get('pid', '?')})"

@@ -163,6 +163,22 @@ def role(cls: type[Any], name: str) -> str | None:
     return next((str(f.metadata.get("role", "indexed")) for f in dataclasses.fields(cls) if f.name == name), None)
 
 
+def complete(node: dict[str, Any], cls: type[Any] | None = None) -> None:
+    """Write the defaults of a component, and of the components in it, into its node."""
+    for value in node.values():
+        if isinstance(value, dict):
+            complete(value)
+    if cls is None and TARGET in node:
+        try:
+            cls = find(node[TARGET])
+        except ConfigError:
+            return
+    if cls is not None:
+        for f in dataclasses.fields(cls):
+            if f.name not in node and f.default is not dataclasses.MISSING:
+                node[f.name] = default(cls, f.name)
+
+
 def default(cls: type[Any], name: str) -> Any:
     """The value a field has when nothing is said, lists as lists; None if it has none."""
     value = next(

@@ -449,6 +449,12 @@ class Stages:
         if isinstance(reranker, LanguageAware):
             reranker.check_languages(queries.langs, docs.langs)
         originals = tuple(self.docs(cfg, lang) for lang in dataset.doc_langs)
+        made = tuple(
+            s for s in docs.steps if s.shards
+        )  # translations: what they say follows from the originals and the translator
+        given = tuple(
+            s for s in docs.steps if not s.shards and s not in originals
+        )  # provided ones count by what they hold
         meaning: dict[str, Any] = {
             "component": identity(reranker, self.store.prints),
             "docs": [[step.meaning if step not in originals else lang for lang, step in part] for part in docs.parts],
@@ -472,7 +478,7 @@ class Stages:
 
         label = f"{cfg.labels['reranker']}.{cfg.labels['retriever']}.{pair_label(cfg)}"
         step = self._step(Step(
-            "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals), tuple(s for s in docs.steps if s not in originals),
+            "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals, *given), made,
             (ranking, depth), Shards(total, shard, "queries", RERANK_QUERIES), _needs(reranker),
             f"{reranker.calls(depth)} calls" if hasattr(reranker, "calls") else "", getattr(reranker, "check", None),
         ))  # fmt: skip

@@ -152,7 +152,7 @@ class Store:
         if self.folder(step) is not None:
             return State("done")
         lock = self._lock(key)
-        if lock.exists() and time.time() - lock.stat().st_mtime < LEASE:
+        if lock.exists() and time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock):
             return State("in progress", f"on {provenance.lock_owner(lock)}")
         failed = self._draft(step, key) / "failed.json"
         if failed.exists():

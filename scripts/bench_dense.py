@@ -1,6 +1,6 @@
 """Speed and memory of dense encoding on this machine, against sentence-transformers' own encode in the same run.
 
-python scripts/bench_dense.py FOLDER_OF_XQUAD_R            # texts/s, interleaved repeats, medians
+python scripts/bench_dense.py [FOLDER_OF_XQUAD_R]          # texts/s, interleaved repeats, medians
 python scripts/bench_dense.py --sweep FOLDER_OF_XQUAD_R    # which batch size is best
 python scripts/bench_dense.py --memory                     # peak memory of 10 k and 200 k documents
 """
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from clir_cli.languages import split_sentences
 from clir_cli.progress import silence
 from clir_cli.retrievers.dense import Dense
 from clir_cli.types import Text
@@ -44,16 +45,25 @@ def main() -> None:
         encode_generated(replace(MINILM, model=asked.model), asked.encode)
     elif asked.memory:
         memory(asked.model)
-    elif asked.xquad:
-        speed(read(asked.xquad)[:: asked.every], asked.repeats, asked.threads, asked.sweep)
     else:
-        options.error("name the folder of xquad-r, or --memory")
+        texts = read(asked.xquad) if asked.xquad else demo()
+        speed(texts[:: asked.every], asked.repeats, asked.threads, asked.sweep)
 
 
 def read(folder: Path) -> list[Text]:
     files = [folder / "corpus.en.jsonl", folder / "sentences" / "corpus.en.jsonl"]
     rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return [Text(row["docid"], (("en", row["text"]),)) for row in rows]
+
+
+def demo() -> list[Text]:
+    """The passages that come with clir, and their sentences, each with a number so that no two are equal."""
+    folder = Path(__file__).parents[1] / "clir_cli" / "datasets" / "demo"
+    passages = [
+        json.loads(line)["text"] for line in (folder / "docs.en.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    texts = [text for passage in passages for text in (passage, *split_sentences(passage))]
+    return [Text(f"{n}.{i}", (("en", f"{text} {n}"),)) for n in range(4) for i, text in enumerate(texts)]
 
 
 def speed(texts: list[Text], repeats: int, threads: int | None, sweep: bool) -> None:

@@ -9,7 +9,12 @@ import sys
 import tempfile
 import time
 
-COMMANDS = {"clir --help": ["--help"], "clir plan": ["plan"], "clir run, finished before": ["run", "--quiet"], "python -c pass": []}
+COMMANDS = {
+    "clir --help": ["--help"],
+    "clir plan": ["plan"],
+    "clir run, finished before": ["run", "--quiet"],
+    "python -c pass": [],
+}
 TARGET = {"clir --help": 0.5, "clir plan": 1.0, "clir run, finished before": 1.0}  # seconds on 2 cores
 
 

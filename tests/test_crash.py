@@ -26,7 +26,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("seconds", [0.7, 1.5, 3.0, 5.0])
-def test_kill_minus_nine_at_any_moment_and_again_gives_the_same_bytes(clir: Clir, undisturbed: dict[str, bytes], seconds: float) -> None:
+def test_kill_minus_nine_at_any_moment_and_again_gives_the_same_bytes(
+    clir: Clir, undisturbed: dict[str, bytes], seconds: float
+) -> None:
     running = clir.start("run", "--quiet", *DENSE)
     time.sleep(seconds)
     running.send_signal(signal.SIGKILL)
@@ -43,7 +45,12 @@ def test_two_at_once_make_each_step_once_and_both_end_well(clir: Clir, undisturb
     both = [clir.start("run", *DENSE) for _ in range(2)]
     said = [p.communicate(timeout=120) for p in both]
     assert [p.returncode for p in both] == [0, 0], said
-    made = [line.split("  ")[0] for _, err in said for line in err.splitlines() if line.endswith(" s") and "waiting" not in line]
+    made = [
+        line.split("  ")[0]
+        for _, err in said
+        for line in err.splitlines()
+        if line.endswith(" s") and "waiting" not in line
+    ]
     assert sorted(made) == sorted(set(made)), "each step was made by one of them"
     folders = {out.splitlines()[-1] for out, _ in said}
     assert len(folders) == 1 and results(Path(folders.pop())) == undisturbed
@@ -64,7 +71,15 @@ def test_a_full_disk_is_said_and_nothing_half_written_counts(clir: Clir) -> None
     def small() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 
-    done = subprocess.run(clir.command("run"), cwd=clir.folder, env=clir.env(None), preexec_fn=small, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        clir.command("run"),
+        cwd=clir.folder,
+        env=clir.env(None),
+        preexec_fn=small,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1 and "stays finished" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not list(clir.runs.glob("demo.*/[!.]*"))
     assert all((p / "step.json").exists() for p in (clir.runs / "steps").glob("*/[!.]*"))
@@ -75,7 +90,14 @@ def test_a_file_that_changes_while_it_is_read_fails_the_step(clir: Clir) -> None
     docs = clir.folder / "docs.tsv"
     docs.write_text("".join(f"d{i}\tsome text about the number {i}\n" for i in range(400_000)))
     (clir.folder / "topics.tsv").write_text("q1\tnumber 7\n")
-    own = ["dataset=files", "dataset.docs=docs.tsv", "dataset.topics=topics.tsv", "dataset.query_lang=en", "dataset.doc_lang=en", "retriever=bm25"]
+    own = [
+        "dataset=files",
+        "dataset.docs=docs.tsv",
+        "dataset.topics=topics.tsv",
+        "dataset.query_lang=en",
+        "dataset.doc_lang=en",
+        "retriever=bm25",
+    ]
     running = clir.start("run", *own)
     while not list((clir.runs / "steps").glob("docs/.*/docs.jsonl")) and running.poll() is None:
         time.sleep(0.02)

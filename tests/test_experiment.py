@@ -61,7 +61,11 @@ def test_the_main_job_leaves_the_folder_of_the_contract(shared_clir: Clir) -> No
 def test_the_run_file_is_a_trec_run_that_no_evaluator_re_sorts(shared_clir: Clir) -> None:
     folder = shared_clir.experiment()
     lines = [line.split(" ") for line in (folder / "run.trec").read_text().splitlines()]
-    assert {len(line) for line in lines} == {6} and {line[1] for line in lines} == {"Q0"} and {line[5] for line in lines} == {"bm25_dt"}
+    assert (
+        {len(line) for line in lines} == {6}
+        and {line[1] for line in lines} == {"Q0"}
+        and {line[5] for line in lines} == {"bm25_dt"}
+    )
     run = read_trec(folder / "run.trec", order="score")
     for _, ranking in run.groupby("query_id"):
         assert list(ranking["rank"]) == list(range(1, len(ranking) + 1)) and ranking["score"].is_monotonic_decreasing
@@ -77,8 +81,22 @@ def test_a_second_run_imports_neither_torch_nor_pandas_nor_the_jvm(shared_clir: 
         "sys.argv[0] = 'clir'\n"
         "main()\n"
     )
-    for arguments in (["run", "--quiet"], ["plan"], ["plan", "retriever=labse", "reranker=listwise"], ["--help"], ["configs"], ["list"]):
-        done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=shared_clir.folder, env=shared_clir.env(None), capture_output=True, text=True, check=False)
+    for arguments in (
+        ["run", "--quiet"],
+        ["plan"],
+        ["plan", "retriever=labse", "reranker=listwise"],
+        ["--help"],
+        ["configs"],
+        ["list"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=shared_clir.folder,
+            env=shared_clir.env(None),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.stderr.strip().endswith("imported: []"), f"{arguments}: {done.stderr}"
     assert Path(shared_clir("run", "--quiet").stdout.strip()) == first
 
@@ -116,7 +134,9 @@ def test_the_parts_of_a_hybrid_are_the_same_steps_as_alone(shared_clir: Clir) ->
     folder = shared_clir.experiment("retriever=hybrid")
     assert made(folder) == {"fuse"}
     fused = steps(folder)
-    assert set(fused) - set(alone) == {"fuse hybrid.demo.en-de"} and all(alone[name] == key for name, key in fused.items() if name in alone)
+    assert set(fused) - set(alone) == {"fuse hybrid.demo.en-de"} and all(
+        alone[name] == key for name, key in fused.items() if name in alone
+    )
 
 
 def test_two_first_stages_with_the_same_candidates_share_the_reranking(shared_clir: Clir) -> None:
@@ -151,7 +171,9 @@ def test_a_pool_is_one_index_or_one_per_language_merged(shared_clir: Clir) -> No
     assert rows(split / "metrics.csv")[0]["retriever"] == "bm25_dt[pool=per_language]"
     assert "fuse" in made(split)
     for how in ("score", "zscore", "round_robin"):
-        assert value(shared_clir.experiment(*pool, "retrieve.pool=per_language", f"retrieve.merge={how}"), "nDCG@10") > 0.3
+        assert (
+            value(shared_clir.experiment(*pool, "retrieve.pool=per_language", f"retrieve.merge={how}"), "nDCG@10") > 0.3
+        )
 
 
 def test_a_view_of_two_languages_shows_both(shared_clir: Clir) -> None:
@@ -165,7 +187,14 @@ def test_a_run_file_is_a_first_stage_like_any_other(shared_clir: Clir) -> None:
     folder = shared_clir.experiment("retriever=run_file", f"retriever.path={source}/run.trec", "retriever.label=theirs")
     assert rows(folder / "metrics.csv")[0]["retriever"] == "theirs"
     assert value(folder, "nDCG@10") == value(source, "nDCG@10")
-    assert shared_clir.experiment("retriever=run_file", f"retriever.path={source}/../../demo.en-de/{source.name}/run.trec", "retriever.label=theirs") == folder
+    assert (
+        shared_clir.experiment(
+            "retriever=run_file",
+            f"retriever.path={source}/../../demo.en-de/{source.name}/run.trec",
+            "retriever.label=theirs",
+        )
+        == folder
+    )
 
 
 def test_a_run_file_with_a_document_that_does_not_exist_is_refused(shared_clir: Clir) -> None:
@@ -208,9 +237,13 @@ def test_a_sweep_leaves_its_cells_and_concatenations(clir: Clir) -> None:
     folder = Path(done.stdout.splitlines()[-1])
     assert folder.parent == clir.runs / "sweeps" and folder.name.startswith("first-")
     cells = rows(folder / "cells.csv")
-    assert [c["status"] for c in cells] == ["done", "invalid", "done", "done"] and "retriever.analyser" in cells[1]["error"]
+    assert [c["status"] for c in cells] == ["done", "invalid", "done", "done"] and "retriever.analyser" in cells[1][
+        "error"
+    ]
     assert {p.name for p in folder.iterdir()} == {"cells.csv", "metrics.csv", "per_query.csv", "costs.csv", "plan.json"}
-    assert {r["experiment"] for r in rows(folder / "metrics.csv")} == {c["experiment"] for c in cells if c["experiment"]}
+    assert {r["experiment"] for r in rows(folder / "metrics.csv")} == {
+        c["experiment"] for c in cells if c["experiment"]
+    }
     for name in ("metrics.csv", "per_query.csv", "costs.csv"):
         assert (folder / name).read_text().splitlines()[0] == CONTRACT[name]
     quiet = clir("run", "-m", "-q", "retriever=bm25,bm25_dt", "dataset.pair=en-de,en-sw", "--name", "first", code=1)
@@ -266,7 +299,14 @@ def test_answers_of_no_llm_leave_no_answers_file(shared_clir: Clir) -> None:
 def test_the_first_stage_rows_of_two_rerankers_merge(shared_clir: Clir) -> None:
     none, oracle = shared_clir.experiment(), shared_clir.experiment("reranker=oracle")
     ignore = {"experiment"}
-    first = [[{k: v for k, v in r.items() if k not in ignore} for r in rows(f / "metrics.csv") if r["stage"] == "first_stage"] for f in (none, oracle)]
+    first = [
+        [
+            {k: v for k, v in r.items() if k not in ignore}
+            for r in rows(f / "metrics.csv")
+            if r["stage"] == "first_stage"
+        ]
+        for f in (none, oracle)
+    ]
     assert first[0] == first[1]
 
 
@@ -276,7 +316,16 @@ def test_one_csv_holds_one_policy_over_the_topics(clir: Clir) -> None:
     (own / "docs.tsv").write_text("d1\tred fish\nd2\tblue bird\n")
     (own / "topics.tsv").write_text("q1\tfish\nq2\tbird\nq3\tnothing\n")
     (own / "qrels.txt").write_text("q1 0 d1 1\nq2 0 d1 0\nq9 0 d2 0\n")
-    base = ["dataset=files", "dataset.docs=docs.tsv", "dataset.topics=topics.tsv", "dataset.qrels=qrels.txt", "dataset.query_lang=en", "dataset.doc_lang=en", "retriever=bm25", "dataset.measures=[AP]"]
+    base = [
+        "dataset=files",
+        "dataset.docs=docs.tsv",
+        "dataset.topics=topics.tsv",
+        "dataset.qrels=qrels.txt",
+        "dataset.query_lang=en",
+        "dataset.doc_lang=en",
+        "retriever=bm25",
+        "dataset.measures=[AP]",
+    ]
     done = clir("run", *base)
     folder = Path(done.stdout.splitlines()[-1])
     (row,) = [r for r in rows(folder / "metrics.csv") if r["stage"] == "final"]
@@ -284,7 +333,45 @@ def test_one_csv_holds_one_policy_over_the_topics(clir: Clir) -> None:
     assert "AP (qrels) is 0.3333 over 3 topics" in done.stderr and "1.0000 over 1" in done.stderr
     assert any("1.0000 over 1" in note for note in json.loads((folder / "manifest.json").read_text())["notes"])
     assert clir.experiment(*base, "evaluate.topics=relevant", "evaluate.measures=[P@1]") == folder
-    final = {r["measure"]: (float(r["value"]), r["topics"]) for r in rows(folder / "metrics.csv") if r["stage"] == "final"}
+    final = {
+        r["measure"]: (float(r["value"]), r["topics"]) for r in rows(folder / "metrics.csv") if r["stage"] == "final"
+    }
     assert final == {"AP": (1.0, "1"), "P@1": (1.0, "1"), "Judged@1": (1.0, "1")}, "no measure keeps the other policy"
     clir.experiment(*base)
     assert {r["topics"] for r in rows(folder / "metrics.csv")} == {"3"}
+
+
+def test_a_corrected_translation_is_judged_again(clir: Clir) -> None:
+    own = clir.folder
+    (own / "docs.de.tsv").write_text("de-1\tein roter Fisch\nde-2\tein blauer Vogel\n")
+    (own / "docs.en.tsv").write_text("en-1\ta red fish\nen-2\ta blue bird\n")
+    (own / "topics.tsv").write_text("q1\tfish\n")
+    (own / "qrels.txt").write_text("q1 0 de-1 1\n")
+    base = [
+        "dataset=files", "dataset.docs=docs.{lang}.tsv", "dataset.topics=topics.tsv", "dataset.qrels=qrels.txt", "dataset.pair=en-de",
+        "dataset.aligned='[a-z]+-(.*)'", "retriever=bm25", "retriever.analyser=ngram4", "reranker=oracle", "rerank.doc=query_lang",
+    ]  # fmt: skip
+    before = clir.experiment(*base)
+    (own / "docs.en.tsv").write_text("en-1\ta red herring\nen-2\ta blue bird\n")
+    after = clir.experiment(*base)
+    assert after != before and made(after) == {"docs", "translate", "rerank"}
+
+
+def test_a_configuration_says_its_defaults_and_repeats_from_anywhere(clir: Clir) -> None:
+    (clir.folder / "docs.tsv").write_text("d1\tred fish\n")
+    (clir.folder / "topics.tsv").write_text("q1\tfish\n")
+    own = [
+        "dataset=files",
+        "dataset.docs=docs.tsv",
+        "dataset.topics=topics.tsv",
+        "dataset.query_lang=en",
+        "dataset.doc_lang=en",
+        "retriever=bm25",
+    ]
+    folder = clir.experiment(*own)
+    text = (folder / "config.yaml").read_text()
+    assert "k1: 0.9" in text and f"docs: {clir.folder}/docs.tsv" in text
+    elsewhere = Clir(clir.folder / "elsewhere")
+    elsewhere.folder.mkdir()
+    again = elsewhere("run", "-q", "--config", str(folder / "config.yaml"), "--runs", str(clir.runs))
+    assert Path(again.stdout.strip()) == folder

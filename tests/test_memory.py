@@ -19,7 +19,13 @@ def collection(folder: Path, documents: int) -> list[str]:
     with docs.open("w") as out:
         out.writelines(f"d{i}\t{' '.join(chooser.choices(words, k=12))}\n" for i in range(documents))
     (folder / "topics.tsv").write_text("q1\tw1 w2\n")
-    return ["dataset=files", f"dataset.docs={docs}", "dataset.topics=topics.tsv", "dataset.query_lang=en", "dataset.doc_lang=en"]
+    return [
+        "dataset=files",
+        f"dataset.docs={docs}",
+        "dataset.topics=topics.tsv",
+        "dataset.query_lang=en",
+        "dataset.doc_lang=en",
+    ]
 
 
 def peak(clir: Clir, *overrides: str) -> int:
@@ -29,7 +35,12 @@ def peak(clir: Clir, *overrides: str) -> int:
     return int(json.loads((clir.runs / index["folder"] / "step.json").read_text())["peak_memory_mb"])
 
 
-@pytest.mark.parametrize("retriever", [["retriever=bm25"], pytest.param(["retriever=dense", f"retriever.model={STATIC}"], marks=needs_shared(STATIC))])
-def test_indexing_and_encoding_200_thousand_documents_takes_no_more_memory_than_10_thousand(clir: Clir, retriever: list[str]) -> None:
+@pytest.mark.parametrize(
+    "retriever",
+    [["retriever=bm25"], pytest.param(["retriever=dense", f"retriever.model={STATIC}"], marks=needs_shared(STATIC))],
+)
+def test_indexing_and_encoding_200_thousand_documents_takes_no_more_memory_than_10_thousand(
+    clir: Clir, retriever: list[str]
+) -> None:
     small, large = (peak(clir, *collection(clir.folder, n), *retriever) for n in (10_000, 200_000))
     assert large - small < GROWTH_MB, f"{small} MB for 10,000 documents, {large} MB for 200,000"

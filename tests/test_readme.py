@@ -32,7 +32,14 @@ def test_every_console_block_runs_and_prints_what_it_says(clir: Clir) -> None:
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, *expected = part.splitlines()
             env = clir.env(None)
-            done = subprocess.run(["bash", "-c", line], cwd=clir.folder, env={**env, "PATH": f"{shell}:{env['PATH']}"}, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["bash", "-c", line],
+                cwd=clir.folder,
+                env={**env, "PATH": f"{shell}:{env['PATH']}"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert done.returncode == 0, f"{line}\n{done.stderr}"
             printed = [plain(text, clir.folder) for text in done.stdout.splitlines()]
             for text in expected:
@@ -50,7 +57,9 @@ def test_the_example_component_is_one_dataclass_and_one_yaml(clir: Clir) -> None
         "from clir_cli.runs import from_hits\nfrom clir_cli.types import Run, Text, searched\n\n"
     )
     (package / "__init__.py").write_text(imports + example)
-    (package / "configs" / "retriever" / "shortest.yaml").write_text("# clir run retriever=shortest\n# The shortest documents first.\n_target_: shortest_first.Shortest\n")
+    (package / "configs" / "retriever" / "shortest.yaml").write_text(
+        "# clir run retriever=shortest\n# The shortest documents first.\n_target_: shortest_first.Shortest\n"
+    )
     info = clir.folder / "site" / "shortest_first-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shortest-first\nVersion: 1.0\n")
@@ -60,7 +69,8 @@ def test_the_example_component_is_one_dataclass_and_one_yaml(clir: Clir) -> None
     assert first.name.startswith("shortest-") and (first / "run.trec").stat().st_size
     again = clir.experiment("retriever=shortest", "retrieve.doc=query_lang", "retriever.least=2", env=env)
     assert "index/" in (again / "costs.csv").read_text()
-    assert [line for line in (again / "costs.csv").read_text().splitlines() if "index/" in line][0].split(",")[2] == "true", "a searched field builds no index"
+    index = next(line for line in (again / "costs.csv").read_text().splitlines() if "index/" in line)
+    assert index.split(",")[2] == "true", "a searched field builds no index"
 
 
 def test_the_tree_names_every_file_of_the_package() -> None:

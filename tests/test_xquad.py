@@ -32,7 +32,13 @@ def test_translation_pays_and_fusion_pays_more_on_english_questions_over_spanish
     retrievers = "retriever=bm25,bm25_qt,bm25_dt,minilm_dt,static_multi"
     common = ["retrieve.depth=100", "dataset.pair=en-es"]
     rows = run(shared_clir, retrievers, "translator=apertium,provided", *common)
-    rows += run(shared_clir, "retriever=hybrid", "retriever.parts=[bm25_dt,minilm_dt],[bm25_dt,static_multi]", "translator=apertium", *common)
+    rows += run(
+        shared_clir,
+        "retriever=hybrid",
+        "retriever.parts=[bm25_dt,minilm_dt],[bm25_dt,static_multi]",
+        "translator=apertium",
+        *common,
+    )
     found = {row["retriever"]: float(row["value"]) for row in rows if row["measure"] == "nDCG@10"}
     mt, human = "[translator=apertium]", ""
     good, uneven = f"hybrid[parts=bm25_dt+minilm_dt,{mt[1:]}", f"hybrid[parts=bm25_dt+static_multi,{mt[1:]}"
@@ -48,7 +54,11 @@ def test_translation_pays_and_fusion_pays_more_on_english_questions_over_spanish
 def test_all_144_pairs_by_the_static_encoder_equal_its_published_table(clir: Clir) -> None:
     """ORIGIN.md of the model: RR@10 by exact search, rows query language, columns document language."""
     lines = [line for line in (STATIC / "ORIGIN.md").read_text().splitlines() if re.match(r"\| [a-z]{2} \|", line)]
-    published = {(cells[0], doc): float(score) for cells in (re.findall(r"[a-z0-9.]+", line) for line in lines) for doc, score in zip(LANGUAGES, cells[1:], strict=True)}
+    published = {
+        (cells[0], doc): float(score)
+        for cells in (re.findall(r"[a-z0-9.]+", line) for line in lines)
+        for doc, score in zip(LANGUAGES, cells[1:], strict=True)
+    }
     assert len(published) == 144
     pairs = ",".join(f"{q}-{d}" for q, d in itertools.product(LANGUAGES, LANGUAGES))
     rows = run(clir, "retriever=static_multi", "retriever.languages=null", "retrieve.depth=10", f"dataset.pair={pairs}")
@@ -60,7 +70,15 @@ def test_all_144_pairs_by_the_static_encoder_equal_its_published_table(clir: Cli
 @needs_shared(STATIC)
 def test_twelve_languages_are_one_pool(shared_clir: Clir) -> None:
     pool = f"dataset.doc_lang=[{','.join(LANGUAGES)}]"
-    rows = run(shared_clir, "retriever=static_multi", "retriever.languages=null", "retrieve.depth=20", pool, "retrieve.pool=joint,per_language", "dataset.limit_queries=200")
+    rows = run(
+        shared_clir,
+        "retriever=static_multi",
+        "retriever.languages=null",
+        "retrieve.depth=20",
+        pool,
+        "retrieve.pool=joint,per_language",
+        "dataset.limit_queries=200",
+    )
     assert {row["doc_lang"] for row in rows} == {"+".join(LANGUAGES)}
     assert all(0.1 < float(row["value"]) < 1 for row in rows if row["measure"] == "nDCG@10")
 

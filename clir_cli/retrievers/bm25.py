@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from clir_cli import lucene
 from clir_cli.errors import DataError
 from clir_cli.languages import LANGUAGES
-from clir_cli.progress import track
 from clir_cli.types import VIEW_SEPARATOR, Run, Text, neutral, searched
 
 
@@ -75,7 +74,7 @@ class BM25:
         langs: set[str] = set()
 
         def texts() -> Iterator[tuple[str, dict[str, str]]]:
-            for doc in track(docs, None, "index", "documents"):
+            for doc in docs:
                 self.check_languages([], list({lang for lang, _ in doc.parts} - langs))
                 langs.update(lang for lang, _ in doc.parts)
                 yield doc.id, self._by_analyser(doc)

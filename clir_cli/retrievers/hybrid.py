@@ -20,7 +20,9 @@ class Hybrid:
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2 or len(set(self.parts)) != len(self.parts):
-            raise ValueError(f"parts must name at least two different retrievers, got {', '.join(self.parts) or 'none'}")
+            raise ValueError(
+                f"parts must name at least two different retrievers, got {', '.join(self.parts) or 'none'}"
+            )
         if self.weights is not None and len(self.weights) != len(self.parts):
             raise ValueError(f"{len(self.weights)} weights for {len(self.parts)} parts")
 
