@@ -221,3 +221,16 @@ def test_a_frozen_configuration_survives_its_file(tmp_path: Path) -> None:
     (cell,) = compose.cells(["retriever=hybrid", "reranker=rank_zephyr"])
     config.dump(cell.plain, tmp_path / "config.yaml")
     assert config.load(tmp_path / "config.yaml") == cell.plain
+
+
+def test_a_value_set_on_a_node_reaches_the_nodes_that_show_it() -> None:
+    cfg = one("reranker=rank_gpt", "llm.model=other", "llm.context=40000")
+    assert (cfg.reranker.llm.model, cfg.reranker.llm.context) == ("other", 40000)
+    assert "set that instead" in refused("reranker=rank_gpt", "reranker.llm.model=other")
+    one("reranker=none", "llm=gpt", "llm.label=mine")
+    assert one("reranker=rank_gpt", "llm.label=mine").labels["llm"] == "mine"
+
+
+def test_cells_do_not_share_what_is_set_on_one() -> None:
+    cells = compose.cells(["retriever.k1=0.5,0.9", "retriever=bm25"], multirun=True)
+    assert [c.plain["retriever"]["k1"] for c in cells] == [0.5, 0.9]
