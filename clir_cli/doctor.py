@@ -123,12 +123,13 @@ def _hub() -> Check:
     mend = "copy model folders here and name them, e.g. retriever.model=/path/to/folder"
     if hub.is_offline():
         return Check("hub", "note", "offline by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE", mend)
-    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    from huggingface_hub.constants import ENDPOINT
+
     answer = ["no answer"]
 
     def ask() -> None:  # urllib goes through the proxy that the environment names, as the hub's client does
         try:
-            with urllib.request.urlopen(address, timeout=PATIENCE):
+            with urllib.request.urlopen(ENDPOINT, timeout=PATIENCE):
                 answer[0] = ""
         except urllib.error.HTTPError as error:  # it answers, if only to refuse its front page
             answer[0] = "" if error.code < 500 else f"error {error.code}"
@@ -139,7 +140,7 @@ def _hub() -> Check:
     asking.start()
     asking.join(PATIENCE)
     return (
-        Check("hub", "note", f"{address} cannot be reached ({answer[0]})", mend)
+        Check("hub", "note", f"{ENDPOINT} cannot be reached ({answer[0]})", mend)
         if answer[0]
-        else Check("hub", "ok", f"{address} answers")
+        else Check("hub", "ok", f"{ENDPOINT} answers")
     )
