@@ -58,7 +58,8 @@ def test_two_at_once_make_each_step_once_and_both_end_well(clir: Clir, undisturb
 
 def test_ctrl_c_stops_with_a_word_and_the_same_command_goes_on(clir: Clir, undisturbed: dict[str, bytes]) -> None:
     running = clir.start("run", "--quiet", *DENSE)
-    time.sleep(2.5)
+    while not (clir.runs / "steps" / "index").is_dir() and running.poll() is None:  # the encoder takes seconds from here
+        time.sleep(0.02)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 1 and "the same command goes on" in err and "Traceback" not in err
