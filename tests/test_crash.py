@@ -58,7 +58,9 @@ def test_two_at_once_make_each_step_once_and_both_end_well(clir: Clir, undisturb
 
 def test_ctrl_c_stops_with_a_word_and_the_same_command_goes_on(clir: Clir, undisturbed: dict[str, bytes]) -> None:
     running = clir.start("run", "--quiet", *DENSE)
-    while not (clir.runs / "steps" / "index").is_dir() and running.poll() is None:  # the encoder takes seconds from here
+    while (
+        not (clir.runs / "steps" / "index").is_dir() and running.poll() is None
+    ):  # the encoder takes seconds from here
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
