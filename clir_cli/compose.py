@@ -112,8 +112,11 @@ def cells(
     search = folders(config_dirs)
     with _hydra(search) as loader:
         composer = _Composer(loader, search)
-        axes = composer.axes(overrides, multirun, zips)
         problems: list[Problem] = []
+        axes = composer.axes(overrides, multirun, zips, problems)
+        if problems:
+            composer.look_at_the_rest(axes, problems)
+            raise invalid(problems)
         found = [
             composer.cell(tuple(itertools.chain(*choice)), multirun, problems) for choice in itertools.product(*axes)
         ]
@@ -136,9 +139,10 @@ class _Composer:
 
     # Overrides
 
-    def axes(self, overrides: Sequence[str], multirun: bool, zips: Sequence[str]) -> list[list[tuple[str, ...]]]:
+    def axes(
+        self, overrides: Sequence[str], multirun: bool, zips: Sequence[str], problems: list[Problem]
+    ) -> list[list[tuple[str, ...]]]:
         """Per axis the choices, each a tuple of overrides that are set together (several on a zipped axis)."""
-        problems: list[Problem] = []
         single: dict[str, list[str]] = {}
         for text in overrides:
             if (parsed := self._parse(text, problems)) is None:
@@ -161,10 +165,22 @@ class _Composer:
                 if (parsed := self._parse(text, problems)) is not None:
                     self._check_choice(parsed, problems)
         zipped = [self._zip(names.split(","), single, problems) for names in zips]
-        if problems:
-            raise invalid(problems)
         alone: list[list[tuple[str, ...]]] = [[(text,) for text in strings] for strings in single.values()]
         return alone + zipped
+
+    def look_at_the_rest(self, axes: list[list[tuple[str, ...]]], problems: list[Problem]) -> None:
+        """What else is wrong, beside overrides that do not parse and choices that do not exist: all problems at once."""
+        first = [text for axis in axes if axis for text in axis[0]]
+        wrong = {key for text in first if (key := self._root(text)) and self._is_wrong(text)}
+        self.cell(tuple(t for t in first if (root := self._root(t)) in NODES and root not in wrong), False, problems)
+
+    def _root(self, text: str) -> str:
+        return str(self.parsed[text].key_or_group).split(".")[0] if text in self.parsed else ""
+
+    def _is_wrong(self, text: str) -> bool:
+        found: list[Problem] = []
+        self._check_choice(self.parsed[text], found)
+        return bool(found)
 
     def _parse(self, text: str, problems: list[Problem]) -> Any:
         from hydra.errors import HydraException

@@ -139,6 +139,21 @@ def test_all_problems_come_at_once_with_the_nearest_names() -> None:
         assert words in said, words
 
 
+def test_a_choice_that_does_not_exist_does_not_hide_what_else_is_wrong() -> None:
+    said = refused(
+        "retriever=bm52",
+        "retriever.k1=1.2",
+        "dataset.quer_lang=en",
+        "retrieve.depth=deep",
+        "foo=1",
+        "reranker=listwize",
+    )
+    assert said.startswith("5 problems:"), said
+    for words in ("did you mean bm25", "did you mean listwise", "did you mean query_lang", "retrieve.depth", "'foo'"):
+        assert words in said, words
+    assert "k1" not in said, "of a retriever that does not exist nothing is known"
+
+
 def test_a_missing_mandatory_value_is_named() -> None:
     assert "retriever.model: Dense needs a value for 'model'" in refused("retriever=dense")
 
