@@ -125,7 +125,7 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
             note = "; ".join(pending(step.meaning)) or "follows from the steps before it"
         elif state.name == "missing":
             if step.stage not in finished:
-                newest = plan.store.relatives(step)[:RELATIVES]
+                newest = plan.store.relatives(step, RELATIVES)
                 finished[step.stage] = [
                     (f"{r['label']}-{r['key'][:6]}", _fields(r["meaning"]), set(r["before"])) for r in newest
                 ]

@@ -10,7 +10,6 @@ from typing import Any
 
 from clir_cli.errors import RunError
 from clir_cli.files import read_json, write_json
-from clir_cli.progress import say
 from clir_cli.types import Candidates, Journal
 
 
@@ -39,8 +38,7 @@ def totals(journal: Journal) -> dict[str, float]:
     if "rounds" in total:
         total["rounds"] = max(row.get("rounds", 0) for row in journal.queries.values())
     served = {answer["model"] for answer in journal.answers if answer.get("model")}
-    if len(served) > 1:  # an alias that came to mean another model on the way
-        say(f"warning: the server named {len(served)} models in its answers: {', '.join(sorted(served))}")
+    if len(served) > 1:  # an alias that came to mean another model on the way; llms/openai.py has warned of it
         total["model_changes"] = len(served) - 1
     return total
 

@@ -112,11 +112,9 @@ class Store:
     def lists(self, ranking: Ranking, depth: int | None = None) -> dict[str, list[str]]:
         """query_id -> doc_ids, best first, of a finished ranking with its tail."""
         own = read_lists(self._trec(ranking.step))
-        if ranking.under is not None:
+        if ranking.under is not None:  # a dict keeps the first place of a document: reranked ones before the rest
             under = self.lists(ranking.under)
-            own = {
-                q: [*own.get(q, ()), *(d for d in docs if d not in set(own.get(q, ())))] for q, docs in under.items()
-            }
+            own = {q: list(dict.fromkeys([*own.get(q, ()), *docs])) for q, docs in under.items()}
         return {q: docs[:depth] for q, docs in own.items()}
 
     def _trec(self, step: Step) -> Path:
@@ -166,11 +164,12 @@ class Store:
         record: dict[str, Any] = read_json(folder / "step.json")
         return record
 
-    def relatives(self, step: Step) -> list[dict[str, Any]]:
-        """The records of the finished steps of one stage, newest first."""
+    def relatives(self, step: Step, most: int) -> list[dict[str, Any]]:
+        """The records of the `most` newest finished steps of one stage; only these are read."""
         folders = self._list(self.root / "steps" / step.stage).values()
-        found = [read_json(f / "step.json") for f in folders if (f / "step.json").exists()]
-        return sorted(found, key=lambda r: str(r["finished"]), reverse=True)
+        records = [f / "step.json" for f in folders if (f / "step.json").exists()]
+        newest = sorted(records, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [read_json(path) for path in newest[:most]]
 
     # Making
 
