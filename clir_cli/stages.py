@@ -20,10 +20,10 @@ from clir_cli.rerankers.none import Keep
 from clir_cli.rerankers.oracle import JudgedReranker
 from clir_cli.retrievers.hybrid import Hybrid
 from clir_cli.retrievers.run_file import RunFile
-from clir_cli.steps import Counts, Needs, Ranking, Shards, Step, digest, identity
+from clir_cli.steps import Counts, Needs, Ranking, Shards, Step, derives, digest, identity
 from clir_cli.store import At, Store
 from clir_cli.translators.provided import Provided
-from clir_cli.types import Candidates, Doc, Journal, LanguageAware, ShardedRetriever
+from clir_cli.types import Candidates, DerivingRetriever, Doc, Journal, LanguageAware, ShardedRetriever
 from clir_cli.views import DocView, Fields, QueryView, read_queries, write_queries
 
 TRANSLATE_DOCS = 2_000  # documents in a shard of translation
@@ -308,7 +308,7 @@ class Stages:
     def index(self, cfg: Config) -> Step:
         """The collection made searchable: by the retriever's fields that are not `searched`, and the documents' view alone."""
         retriever, docs = cfg.retriever, self.doc_view(cfg, "retrieve")
-        component = identity(retriever, self.store.prints, search=False)
+        component = identity(retriever, self.store.prints, "index")
         shown = [[lang for lang, _ in part] for part in docs.parts]
         meaning = {"component": component, "shown": shown, **_fields_meaning(docs.fields)}
         label = f"{cfg.labels['retriever']}.{cfg.labels['dataset']}{cfg.dataset.selection}.{'+'.join(docs.langs)}"
@@ -344,6 +344,24 @@ class Stages:
 
         return self._step(Step("index", label, cfg.plain, meaning, make, docs.steps, needs=_needs(retriever)))
 
+    def derived(self, cfg: Config, indexed: Step, query_langs: Sequence[str], doc_langs: Sequence[str]) -> Step | None:
+        """What the retriever makes of its finished index before it searches; None if nothing."""
+        retriever = cfg.retriever
+        if not (isinstance(retriever, DerivingRetriever) and derives(retriever)):
+            return None
+        files = [self.store.prints.fingerprint(f) for f in _own_files(retriever, query_langs, doc_langs)]
+        meaning = {
+            "component": identity(retriever, self.store.prints, "derive"),
+            "langs": [list(query_langs), list(doc_langs)],
+            **({"files": files} if files else {}),
+        }
+        label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
+
+        def make(at: At) -> Counts:
+            return retriever.derive(at[indexed], at.draft, query_langs, doc_langs)
+
+        return self._step(Step("derive", label, cfg.plain, meaning, make, (indexed,), needs=_needs(retriever)))
+
     def retrieve(self, cfg: Config, whole: Config | None = None) -> Step:
         """The collection ranked for every query, `retrieve.depth` documents deep."""
         if isinstance(cfg.retriever, RunFile):
@@ -352,25 +370,37 @@ class Stages:
         if isinstance(cfg.retriever, LanguageAware):
             cfg.retriever.check_languages(queries.langs, docs.langs)
         indexed, depth = self.index(cfg), cfg.retrieve.depth
+        derived = self.derived(cfg, indexed, queries.langs, docs.langs)
+        files = [self.store.prints.fingerprint(f) for f in _own_files(cfg.retriever, queries.langs, docs.langs)]
         meaning = {
             "component": identity(cfg.retriever, self.store.prints),
             "depth": depth,
             "langs": queries.langs,
             **_fields_meaning(queries.fields),
+            **({"files": files} if files else {}),
         }
 
         def make(at: At) -> Counts:
             from clir_cli import runs
 
             texts = queries.read(at)
-            run = cfg.retriever.search(at[indexed], texts, depth)
+            more = {} if derived is None else {"derived": at[derived]}
+            run = cfg.retriever.search(at[indexed], texts, depth, **more)
             _check_queries(run, texts)
             runs.write_trec(runs.cut(run, depth), at.draft / "run.trec")
             return {"queries": len(texts)}
 
         label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
         return self._step(
-            Step("retrieve", label, cfg.plain, meaning, make, (indexed, *queries.steps), needs=_needs(cfg.retriever))
+            Step(
+                "retrieve",
+                label,
+                cfg.plain,
+                meaning,
+                make,
+                (indexed, *((derived,) if derived else ()), *queries.steps),
+                needs=_needs(cfg.retriever),
+            )
         )
 
     def _run_file(self, cfg: Config) -> Step:
@@ -561,6 +591,11 @@ def replace_sample(cfg: Config) -> Config:
 
 def _needs(component: Any) -> Needs:
     return Needs(gpus=int(getattr(component, "gpus", 0)), python=getattr(component, "python", None))
+
+
+def _own_files(component: Any, query_langs: Sequence[str], doc_langs: Sequence[str]) -> list[Path]:
+    """The files behind a component's paths with {query_lang} and {doc_lang}; they count by their bytes."""
+    return list(component.files(query_langs, doc_langs)) if hasattr(component, "files") else []
 
 
 def _fields_meaning(chosen: Fields) -> dict[str, Any]:

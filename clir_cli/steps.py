@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from clir_cli import hub
 from clir_cli.types import Component
@@ -118,10 +118,23 @@ def pending(value: Any) -> list[Pending]:
     return []
 
 
-def identity(part: Component, prints: Fingerprints, search: bool = True) -> dict[str, Any]:
+Purpose: TypeAlias = Literal["index", "derive", "search"]
+_LEFT_OUT: Mapping[Purpose, frozenset[str]] = {
+    "index": frozenset({"neutral", "searched", "derived"}),
+    "derive": frozenset({"neutral", "searched"}),
+    "search": frozenset({"neutral"}),
+}
+
+
+def derives(part: Component) -> bool:
+    """Whether a component makes something more of its finished index: a `derived` field is not at its default."""
+    return any(f.metadata.get("role") == "derived" and getattr(part, f.name) != f.default for f in fields(part))
+
+
+def identity(part: Component, prints: Fingerprints, purpose: Purpose = "search") -> dict[str, Any]:
     """What a component means, as JSON: its class and version, its engines, and the fields that change the result.
 
-    `search=False` leaves out the fields that change the search only: what an index means. Computed from the built
+    `purpose`: all fields, or those that decide an index, or what is derived from one. Computed from the built
     component, never from the yaml, so `k1: 1` and `k1: 1.0` are one.
     """
     said: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}/{getattr(part, 'version', 1)}"}
@@ -129,7 +142,7 @@ def identity(part: Component, prints: Fingerprints, search: bool = True) -> dict
         said["engines"] = engines
     for f in fields(part):
         value, role = getattr(part, f.name), f.metadata.get("role", "indexed")
-        if role == "neutral" or (role == "searched" and not search):
+        if role in _LEFT_OUT[purpose]:
             continue
         if "before" in f.metadata and value == f.metadata["before"]:
             continue
@@ -140,7 +153,7 @@ def identity(part: Component, prints: Fingerprints, search: bool = True) -> dict
         elif f.name == "revision" and any(g.metadata.get("role") == "model" for g in fields(part)):
             continue
         else:
-            said[f.name] = _plain(value, prints, search)
+            said[f.name] = _plain(value, prints, purpose)
     return said
 
 
@@ -155,13 +168,13 @@ def model_identity(model: str, revision: str | None, prints: Fingerprints) -> An
     return {"id": model, "revision": revision}
 
 
-def _plain(value: Any, prints: Fingerprints, search: bool) -> Any:
+def _plain(value: Any, prints: Fingerprints, purpose: Purpose) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return identity(value, prints, search)
+        return identity(value, prints, purpose)
     if isinstance(value, Mapping):
-        return {str(k): _plain(v, prints, search) for k, v in value.items()}
+        return {str(k): _plain(v, prints, purpose) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v, prints, search) for v in value]
+        return [_plain(v, prints, purpose) for v in value]
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise TypeError(f"{value!r} cannot be part of an identity")

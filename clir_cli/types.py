@@ -143,6 +143,22 @@ class ShardedRetriever(Protocol):
 
 
 @runtime_checkable
+class DerivingRetriever(Protocol):
+    """A retriever that can make something more of its finished index: an approximate one, a smaller copy, a fitted map.
+
+    Its fields marked `derived` say what. While all of them have their defaults nothing is derived and `search` gets None.
+    """
+
+    def derive(
+        self, index: Path, folder: Path, query_langs: Sequence[str], doc_langs: Sequence[str]
+    ) -> Mapping[str, float]:
+        """Leave in `folder` what `search` needs besides the index; returns counts for the step's record."""
+        ...
+
+    def search(self, folder: Path, queries: Sequence[Text], depth: int, derived: Path | None = None) -> Run: ...
+
+
+@runtime_checkable
 class Reranker(Protocol):
     """Orders the candidates of many queries at once, so that batches can cross queries; returns each exactly once."""
 
@@ -193,6 +209,11 @@ def searched(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"role": "searched"})
 
 
+def derived(default: Any) -> Any:
+    """A field that changes what is made of a finished index, never the index. At its default it stands in no identity."""
+    return field(default=default, metadata={"role": "derived", "before": default})
+
+
 def neutral(default: Any = MISSING) -> Any:
     """A field that changes speed or place, never the result: in no identity."""
     return field(default=default, metadata={"role": "neutral"})
@@ -208,6 +229,6 @@ def model(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"role": "model"})
 
 
-def added(default: Any, before: Any) -> Any:
+def added(default: Any, before: Any, role: str = "indexed") -> Any:
     """A field added later: left out of identities while it has the value that reproduces the old output."""
-    return field(default=default, metadata={"before": before})
+    return field(default=default, metadata={"role": role, "before": before})

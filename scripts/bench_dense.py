@@ -110,11 +110,11 @@ def speed(texts: list[Text], repeats: int, threads: int | None, sweep: bool) -> 
 
 
 def encoding(dense: Dense, texts: list[Text]) -> Callable[[], object]:
-    loaded = dense.load()
+    dense.load()
 
     def encode() -> object:
         with silence():
-            return dense.encode(loaded, texts, "document")
+            return dense.encode(texts, "document")
 
     return encode
 

@@ -103,7 +103,7 @@ def texts(*found: str, lang: str = "en") -> list[Text]:
 
 
 def encode(dense: Dense, found: list[str], task: Any = "document") -> np.ndarray:
-    return dense.encode(dense.load(), texts(*found), task)[0]
+    return dense.encode(texts(*found), task)[0]
 
 
 def reference(folder: Path, found: list[str], **options: Any) -> np.ndarray:
@@ -274,9 +274,8 @@ def test_texts_longer_than_the_limit_are_cut_and_counted(backbone: Path, tmp_pat
 def test_a_text_of_exactly_the_limit_is_not_cut(backbone: Path) -> None:
     dense = Dense(str(backbone), pooling="mean", device="cpu")
     exactly = len(dense.load().tokenizer(TEXTS[0])["input_ids"])
-    loaded = dense.load()
-    assert replace(dense, doc_tokens=exactly).encode(loaded, texts(TEXTS[0]), "document")[1]["cut"] == 0
-    assert replace(dense, doc_tokens=exactly - 1).encode(loaded, texts(TEXTS[0]), "document")[1]["cut"] == 1
+    assert replace(dense, doc_tokens=exactly).encode(texts(TEXTS[0]), "document")[1]["cut"] == 0
+    assert replace(dense, doc_tokens=exactly - 1).encode(texts(TEXTS[0]), "document")[1]["cut"] == 1
 
 
 def test_the_models_own_limit_counts_roberta_positions_right(backbone: Path) -> None:

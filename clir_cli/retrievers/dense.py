@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clir_cli import encoding, hub, progress
-from clir_cli.errors import RunError
-from clir_cli.retrievers import vectors
-from clir_cli.types import Run, Text, model, neutral, searched
+from clir_cli.retrievers.single_vector import SingleVector, Task
+from clir_cli.types import Text, model, neutral, searched
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 @dataclass(frozen=True)
-class Dense:
-    """Rank documents by the inner product of their vector with the query's, exactly, over 16-bit copies of the vectors.
+class Dense(SingleVector):
+    """Vectors by a sentence encoder, ranked as `SingleVector` says.
 
     Any model that sentence-transformers loads, or a plain transformers encoder with `pooling`; it must be on this machine
     or on the hub.
@@ -36,71 +33,33 @@ class Dense:
     doc_prefix: str | None = None  # put before the text byte by byte
     query_tokens: int | None = searched(None)  # longer texts are cut; null: the model's own limit
     doc_tokens: int | None = None
-    normalize: bool = True  # vectors of length 1: inner product is cosine
-    similarity: Literal["dot", "cosine"] = searched("dot")  # cosine differs only where normalize is false
     languages: tuple[str, ...] | None = neutral(None)  # that the model reads; null: many, nothing is refused
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the weights
     compile: bool = False  # some 1.3 x faster on a CPU after half a minute of compiling; changes the last digits
-    search_with: Literal["exact", "faiss"] = searched("exact")  # exact is the right choice up to some 10 M documents
-    faiss_factory: str | None = searched(None)  # as in faiss.index_factory, e.g. HNSW32,Flat; null: Flat
     trust_remote_code: bool = False  # run the Python files of the model's repository; only with a commit as revision
-    device: str = neutral("auto")  # auto: the GPU if there is one; cpu, cuda, cuda:1, mps
     batch_tokens: int | None = neutral(None)  # padded tokens a batch; null: 1024 on a CPU, 32768 on a GPU
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         encoding.check_source(self.model, self.revision, self.trust_remote_code)
-        if self.faiss_factory is not None and self.search_with != "faiss":
-            raise ValueError(f"faiss_factory {self.faiss_factory!r} needs search_with=faiss")
         for name in ("query_tokens", "doc_tokens", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     @property
-    def shard_docs(self) -> int:
-        """Documents per shard; fixed, because batches are formed inside a shard and the bytes depend on them."""
-        return 50_000
+    def name(self) -> str:
+        return self.model
 
     def check_languages(self, query_langs: Sequence[str], doc_langs: Sequence[str]) -> None:
         """Raise LanguageError for a language that is not in `languages`."""
         encoding.check_languages("retriever", self.model, self.languages, [*query_langs, *doc_langs])
 
-    def index_shard(self, docs: Sequence[Text], folder: Path) -> None:
-        """Write `vectors.npy` (documents, dimensions) float16, `ids.txt` and `report.json` {texts, tokens, cut}.
-
-        Raises RunError naming a document whose vector has a number that is NaN or too large for 16 bits.
-        """
-        import torch
-
-        encoded, report = self.encode(self.load(), docs, "document")
-        halves = torch.from_numpy(encoded).half().numpy()
-        _check_finite(halves, docs, self.model)
-        folder.mkdir(parents=True, exist_ok=True)
-        vectors.write_shard(folder, [doc.id for doc in docs], halves)
-        (folder / "report.json").write_text(json.dumps(report) + "\n", encoding="utf-8")
-
-    def search(self, folder: Path, queries: Sequence[Text], depth: int) -> Run:
-        """The `depth` best documents of every query; equal scores by doc_id descending."""
-        import numpy as np
-
-        encoded, _ = self.encode(self.load(), queries, "query")
-        _check_finite(encoded, queries, self.model)
-        cosine = self.similarity == "cosine" and not self.normalize
-        if cosine:
-            encoded /= np.maximum(np.linalg.norm(encoded, axis=1, keepdims=True), 1e-12)
-        ids = [query.id for query in queries]
-        if self.search_with == "faiss":
-            return vectors.search_faiss(
-                folder, ids, encoded, depth, factory=self.faiss_factory or "Flat", cosine=cosine
-            )
-        return vectors.search_exact(folder, ids, encoded, depth, cosine=cosine, device=encoding.device(self.device))
-
-    def encode(
-        self, loaded: Any, texts: Sequence[Text], task: Literal["query", "document"]
-    ) -> tuple[np.ndarray, dict[str, int]]:
+    def encode(self, texts: Sequence[Text], task: Task) -> tuple[np.ndarray, dict[str, int]]:
         """Vectors (texts, dimensions) float32 and how many texts, tokens and cut texts there were."""
         import numpy as np
         import torch
 
+        loaded = self.load()
         limit = self._limit(loaded, task)
         prompt = self._prefix(loaded, task)
         options = {} if limit is None else {"processing_kwargs": {"text": {"max_length": limit}}}
@@ -150,15 +109,3 @@ class Dense:
             ["query"] if task == "query" else ["document", "passage", "corpus"]
         )  # as sentence-transformers calls them
         return next((loaded.prompts[name] for name in names if loaded.prompts.get(name)), "")
-
-
-def _check_finite(encoded: np.ndarray, texts: Sequence[Text], name: str) -> None:
-    import numpy as np
-
-    bad = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
-    if len(bad):
-        text = texts[int(bad[0])]
-        raise RunError(
-            f"{name} gives {text.id} ({len(bad)} of {len(texts)} texts) a vector with NaN or infinity: {text.text[:80]!r}\n"
-            "  try retriever.dtype=float32 and retriever.normalize=true; an empty text has no last token to pool"
-        )
