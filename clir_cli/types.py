@@ -90,6 +90,7 @@ class Answer(NamedTuple):
     model: str | None = None  # as the server names itself
     cached: bool = False  # answered from the store, not asked
     truncated: bool = False  # the server stopped at the token limit
+    scores: tuple[float, ...] | None = None  # natural log-probabilities: of each label, or of the continuation
 
 
 class Journal:
@@ -180,6 +181,31 @@ class LLM(Protocol):
         ...
 
     def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Answer]: ...
+
+
+@runtime_checkable
+class ScoresLabels(Protocol):
+    """An LLM that says how probable each of some labels is as the next token: one token of output, no parsing."""
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise ConfigError unless every label is one token that no other label shares."""
+        ...
+
+    def score_labels(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
+        """`Answer.scores` holds a log-probability for each label, over the whole vocabulary; -inf where a server hid it.
+
+        Where a server gives none at all `scores` is None, and `text` is the token that it wrote.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoresTexts(Protocol):
+    """An LLM that says how probable a text is after a prompt."""
+
+    def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Answer]:
+        """`Answer.scores` holds one number: the sum of the log-probabilities of the continuation's `output_tokens` tokens."""
+        ...
 
 
 @runtime_checkable
