@@ -72,6 +72,13 @@ class Message(NamedTuple):
     content: str
 
 
+class Shown(NamedTuple):
+    """A text as a reranker's prompt shows it: one line, cut, and its language (`de+en` where it stands in both)."""
+
+    text: str
+    lang: str
+
+
 Component: TypeAlias = Any  # a frozen dataclass of a component room
 
 
@@ -90,7 +97,9 @@ class Answer(NamedTuple):
     model: str | None = None  # as the server names itself
     cached: bool = False  # answered from the store, not asked
     truncated: bool = False  # the server stopped at the token limit
-    scores: tuple[float, ...] | None = None  # natural log-probabilities: of each label, or of the continuation
+    scores: tuple[float, ...] | None = (
+        None  # natural log-probabilities: of each label among them, or of the continuation
+    )
 
 
 class Journal:
@@ -192,7 +201,7 @@ class ScoresLabels(Protocol):
         ...
 
     def score_labels(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
-        """`Answer.scores` holds a log-probability for each label, over the whole vocabulary; -inf where a server hid it.
+        """`Answer.scores` holds a log-probability for each label, among the labels; -inf where a server hid it.
 
         Where a server gives none at all `scores` is None, and `text` is the token that it wrote.
         """

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.prompts.listwise import ListwisePrompt, line
-from clir_cli.rerankers.listwise import Listwise, play, sliding_window, windows
+from clir_cli.rerankers.listwise import Listwise
 from clir_cli.rerankers.none import Keep
 from clir_cli.rerankers.oracle import JudgedReranker, Oracle
-from clir_cli.types import LLM, Answer, Candidates, Journal, Prompt, Qrel, Reranker, Text
+from clir_cli.rerankers.sorting import windows
+from clir_cli.types import LLM, Answer, Candidates, Journal, Prompt, Qrel, Reranker, Shown, Text
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PROMPT = ListwisePrompt(intro="{num} passages for: {query}", passage="[{id}] {passage}", outro="Rank for: {query}")
@@ -65,6 +66,10 @@ def judge(passages: dict[int, str]) -> str:
 def query(name: str, goodness: Sequence[int]) -> Candidates:
     docs = [Text(f"{name}-d{at}", (("de", f"Text Nummer {at} {good}"),)) for at, good in enumerate(goodness)]
     return Candidates(Text(name, (("en", f"question {name}"),)), docs)
+
+
+def shown(text: str) -> Shown:
+    return Shown(text, "en")
 
 
 def ranked_ids(run, name: str) -> list[str]:
@@ -159,12 +164,6 @@ def test_equal_texts_are_different_documents():
     backwards = WordLLM(lambda passages: " > ".join(f"[{i}]" for i in reversed(passages)))
     run = Listwise(backwards, PROMPT, window=30).rerank([same], Journal())
     assert list(run["doc_id"]) == [f"d{i}" for i in reversed(range(30))]
-
-
-def test_the_scheduler_runs_sorts_that_never_ask():
-    assert play(
-        [sliding_window(1, 20, 10), sliding_window(0, 20, 10)], lambda asked: pytest.fail("nothing to ask")
-    ) == [[0], []]
 
 
 # Answers ----------------------------------------------------------------------------------------------------------------
@@ -312,7 +311,7 @@ def test_an_unusable_answer_is_asked_for_once_more_insisting_on_the_form():
 
 
 def test_too_many_unusable_answers_fail_instead_of_making_a_result():
-    with pytest.raises(RunError, match=r"(?s)1 of 9 windows .* for query q: no ranking in 'no'"):
+    with pytest.raises(RunError, match=r"(?s)1 of 9 requests .* for query q: nothing usable in 'no'"):
         Listwise(WordLLM(lambda passages: "no"), PROMPT).rerank([query("q", range(100))], Journal())
 
 
@@ -344,7 +343,7 @@ def test_a_passage_cannot_speak_in_identifiers():
 
 def test_braces_in_texts_stay_braces():
     assert (
-        PROMPT.messages("what is {num}?", ["a {passage}"])[0].content
+        PROMPT.messages(shown("what is {num}?"), [shown("a {passage}")])[0].content
         == "1 passages for: what is {num}?\n[1] a {passage}\nRank for: what is {num}?"
     )
 
@@ -414,11 +413,11 @@ def test_a_prompt_that_cannot_be_filled_is_refused(texts, message):
 
 
 def test_the_shipped_prompts_are_laid_out_as_published():
-    zephyr = preset("rank_zephyr").messages("Why?", ["one", "two"])
+    zephyr = preset("rank_zephyr").messages(shown("Why?"), [shown("one"), shown("two")])
     assert [turn.role for turn in zephyr] == ["system", "user"]
     assert zephyr[1].content.splitlines()[1:4] == ["", "[1] one", "[2] two"]
     assert zephyr[1].content.count("Why?") == 2
-    gpt = preset("rankgpt").messages("Why?", ["one", "two"])
+    gpt = preset("rankgpt").messages(shown("Why?"), [shown("one"), shown("two")])
     assert [turn.role for turn in gpt] == [
         "system",
         "user",

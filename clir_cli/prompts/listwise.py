@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Literal, NamedTuple, TypeAlias
 
-from clir_cli.types import Message, Prompt
+from clir_cli.types import Message, Prompt, Shown
 
 Status: TypeAlias = Literal["ok", "partial", "repaired", "failed"]
 
@@ -82,10 +82,10 @@ class ListwisePrompt:
         """A complete answer for n passages: what the answer's tokens are counted on."""
         return " > ".join(f"[{self.label(i)}]" for i in range(n))
 
-    def messages(self, query: str, passages: Sequence[str]) -> Prompt:
+    def messages(self, query: Shown, passages: Sequence[Shown]) -> Prompt:
         """The request to rank `passages`, which are plain lines (see `line`), for the query."""
-        intro, outro = (text.format(query=query, num=len(passages)) for text in (self.intro, self.outro))
-        lines = [self.passage.format(id=self.label(i), passage=text) for i, text in enumerate(passages)]
+        intro, outro = (text.format(query=query.text, num=len(passages)) for text in (self.intro, self.outro))
+        lines = [self.passage.format(id=self.label(i), passage=each.text) for i, each in enumerate(passages)]
         system = (Message("system", self.system),) if self.system else ()
         if not self.multi_turn:
             return (*system, Message("user", "\n".join([intro, *lines, outro])))

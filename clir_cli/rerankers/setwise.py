@@ -1,0 +1,82 @@
+"""Setwise reranking: a language model picks the best of a few documents (Zhuang et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clir_cli.prompts.listwise import Status
+from clir_cli.rerankers import sorting
+from clir_cli.rerankers.engine import Call, LLMReranker, Passages, PickPrompt, Reading
+from clir_cli.rerankers.sorting import Pick, Request, Sort
+from clir_cli.types import LLM, Answer, Shown
+
+
+@dataclass(frozen=True)
+class Setwise(LLMReranker):
+    """Find the `top` best documents by picks of the best among a document and `children` others.
+
+    `heap`: heapsort; `bubble`: bubble sort; `insertion`: the prior ranking's first `top` sorted, then each group of
+    others against the last of them (arXiv 2504.10509), the cheapest where the first stage is good. What is not among the
+    first `top` keeps its prior order. `answer=labels` takes the passage whose label is the most probable next token.
+    """
+
+    llm: LLM
+    prompt: PickPrompt
+    sort_by: Literal["heap", "bubble", "insertion"] = "heap"
+    children: int = 3  # documents that a document is compared with at once (Zhuang et al. 2024)
+    top: int = 10
+    answer: Literal["labels", "text"] = "labels"
+    permutations: int = 1  # more: each set is shown in so many random orders, and the most frequent pick counts
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.children < 2 or self.top < 1 or self.permutations < 1:
+            raise ValueError("children must be at least 2, top and permutations at least 1")
+
+    def sort(self, n: int) -> Sort:
+        way = {"heap": sorting.heap_sets, "bubble": sorting.bubble_sets, "insertion": sorting.insertion_sets}
+        sort = way[self.sort_by](n, self.top, self.children)
+        return sort if self.permutations == 1 else sorting.self_consistent(sort, self.permutations, self.seed)
+
+    def largest(self) -> Request:
+        return Pick(tuple(range(self.children + 1)))
+
+    def ask(self, query: Shown, request: Request, passages: Passages) -> list[Call]:
+        prompt = self.prompt.messages(query, passages)
+        if self.answer == "labels":
+            return [Call(prompt, labels=tuple(self.prompt.label(i) for i in range(len(passages))))]
+        return [Call(prompt, max_tokens=self.prompt.answer_tokens(self.llm))]
+
+    def read(self, request: Request, calls: Sequence[Call], answers: Sequence[Answer]) -> Reading:
+        assert isinstance(request, Pick)
+        (answer,) = answers
+        best, status = best_label(self.prompt, calls[0], answer, len(request.docs))
+        return Reading(None if best is None else [request.docs[best]], status)
+
+    def again(self, call: Call) -> Call:
+        return call if call.labels else call._replace(prompt=self.prompt.reminder(call.prompt))
+
+    def calls(self, candidates: int) -> int:
+        """An upper bound: building a heap takes less than 2 n / children picks, taking one off it two a level."""
+        n, c, k = candidates, self.children, min(self.top, candidates)
+        if n < 2:
+            return 0
+        sets = math.ceil((n - 1) / c)
+        depth = math.ceil(math.log(n, c)) + 1
+        bound = {"heap": 2 * sets + k * depth, "bubble": k * sets, "insertion": 2 * k * depth + n * (1 + depth)}
+        return self.permutations * bound[self.sort_by]
+
+
+def best_label(prompt: PickPrompt, call: Call, answer: Answer, n: int) -> tuple[int | None, Status]:
+    """Which of n passages an answer names: by the labels' probabilities, or, where there are none, by its words."""
+    if call.labels and answer.scores is not None and any(map(math.isfinite, answer.scores)):
+        scores = answer.scores
+        return max(range(n), key=lambda i: (scores[i], -i)), "ok"
+    order, status = prompt.read(answer.text, n)
+    if status == "failed":
+        return None, status
+    return order[0], "ok" if status == "partial" else status  # one label is all that was asked for
