@@ -242,7 +242,7 @@ def test_a_server_with_every_fault_in_turn_loses_nothing_and_changes_nothing(ser
 
 def test_an_error_never_becomes_a_ranking(serve):
     _, llm = serve(JudgeServer(GRADES, endless="500"), retries=0)
-    with pytest.raises(RunError, match=r"(?s)1 of 27 windows.*hiccupped over 12 > 3 > 7"):
+    with pytest.raises(RunError, match=r"(?s)1 of 27 requests.*hiccupped over 12 > 3 > 7"):
         Listwise(llm, PROMPT).rerank(candidates(), Journal())
     journal = Journal()
     run = Listwise(llm, PROMPT, max_failed_answers=1.0).rerank(candidates(), journal)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from clir_cli.prompts import length
-from clir_cli.types import LLM, Answer, Memory, Prompt
+from clir_cli.types import LLM, Answer, Memory, Prompt, ScoresLabels, ScoresTexts
 
 
 @runtime_checkable
@@ -53,32 +53,63 @@ class Remembered:
 
     def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Answer]:
         keys = [self._key(prompt, max_tokens) for prompt in prompts]
-        known = {
-            key: Answer(**value)._replace(cached=True)
-            for key in set(keys)
-            if (value := self.memory.get(key)) is not None
-        }
-        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
-        fresh = dict(zip(missing, self._ask(missing, max_tokens), strict=True)) if missing else {}
+
+        def ask(missing: Mapping[str, int]) -> list[Answer]:
+            names, new = list(missing), [prompts[i] for i in missing.values()]
+            if isinstance(self.llm, Served):
+                return self.llm.ask(new, max_tokens, lambda at, answer: self._keep([names[at]], [answer]))
+            return self.llm.generate(new, max_tokens)
+
+        return self._answers(keys, ask)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        assert isinstance(self.llm, ScoresLabels)
+        self.llm.check_labels(labels)
+
+    def score_labels(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
+        llm = self.llm
+        assert isinstance(llm, ScoresLabels)
+        keys = [self._key(prompt, {"labels": list(labels)}) for prompt in prompts]
+        return self._answers(keys, lambda missing: llm.score_labels([prompts[i] for i in missing.values()], labels))
+
+    def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Answer]:
+        llm = self.llm
+        assert isinstance(llm, ScoresTexts)
+        keys = [self._key(p, {"text": text}) for p, text in zip(prompts, continuations, strict=True)]
+
+        def ask(missing: Mapping[str, int]) -> list[Answer]:
+            return llm.log_likelihood(
+                [prompts[i] for i in missing.values()], [continuations[i] for i in missing.values()]
+            )
+
+        return self._answers(keys, ask)
+
+    def _answers(self, keys: Sequence[str], ask: Callable[[Mapping[str, int]], list[Answer]]) -> list[Answer]:
+        """The answers under `keys`; `ask` is given those that are missing, each once, with the number of its prompt."""
+        known = {key: _answer(value) for key in dict.fromkeys(keys) if (value := self.memory.get(key)) is not None}
+        missing: dict[str, int] = {}
+        for i, key in enumerate(keys):
+            if key not in known:
+                missing.setdefault(key, i)
+        if missing:
+            fresh = ask(missing)
+            self._keep(list(missing), fresh)
+            fresh_by_key = dict(zip(missing, fresh, strict=True))
         answers = []
         for key in keys:
-            answers.append(known.get(key) or fresh[key])
+            answers.append(known.get(key) or fresh_by_key[key])
             known[key] = answers[-1]._replace(cached=answers[-1].error is None)  # the same prompt twice was asked once
         return answers
 
-    def _ask(self, missing: dict[str, Prompt], max_tokens: int) -> list[Answer]:
-        names, prompts = list(missing), list(missing.values())
-        if isinstance(self.llm, Served):
-            return self.llm.ask(prompts, max_tokens, lambda at, answer: self._keep([names[at]], [answer]))
-        answers = self.llm.generate(prompts, max_tokens)
-        self._keep(names, answers)
-        return answers
-
     def _keep(self, keys: Sequence[str], answers: Sequence[Answer]) -> None:
-        self.memory.put(
-            {key: answer._asdict() for key, answer in zip(keys, answers, strict=True) if answer.error is None}
-        )
+        new = {key: answer for key, answer in zip(keys, answers, strict=True) if answer.error is None}
+        self.memory.put({key: answer._asdict() for key, answer in new.items() if self.memory.get(key) is None})
 
-    def _key(self, prompt: Prompt, max_tokens: int) -> str:
-        said = json.dumps([self.identity, prompt, max_tokens], ensure_ascii=False, separators=(",", ":"))
+    def _key(self, prompt: Prompt, wanted: Any) -> str:
+        said = json.dumps([self.identity, prompt, wanted], ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()
+
+
+def _answer(kept: Mapping[str, Any]) -> Answer:
+    scores = kept.get("scores")
+    return Answer(**{**kept, "cached": True, "scores": None if scores is None else tuple(map(float, scores))})

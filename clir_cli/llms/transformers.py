@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from clir_cli import hub
 from clir_cli.errors import ConfigError
+from clir_cli.llms import scoring
 from clir_cli.llms import tokens as model_tokens
 from clir_cli.progress import track
-from clir_cli.types import Answer, Prompt, model, neutral
+from clir_cli.types import Answer, Message, Prompt, model, neutral
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,15 +102,95 @@ class Transformers:
     def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Answer]:
         """Answers of at most `max_tokens` tokens. Raises ConfigError for a prompt that does not fit the context."""
         ids = self._read_prompts(prompts)
-        if ids and (longest := max(map(len, ids))) + max_tokens > self.context:
-            raise ConfigError(
-                f"a prompt of {longest} tokens and an answer of {max_tokens} do not fit llm.context={self.context} of {self.model}\n"
-                "  lower reranker.passage_tokens, reranker.window or prompt.spare_tokens"
-            )
+        self._check_length(ids, max_tokens)
         answers: dict[int, Answer] = {}
         for batch in track(list(self._batches(ids, max_tokens)), None, f"generating with {self.model}", "batches"):
             answers |= zip(batch, self._answer([ids[i] for i in batch], max_tokens), strict=True)
         return [answers[i] for i in range(len(prompts))]
+
+    # Probabilities ------------------------------------------------------------------------------------------------------
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise ConfigError unless every label is one token after a prompt, and no two are the same."""
+        self._label_ids(self.render((Message("user", "?"),)), labels)
+
+    def score_labels(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
+        """One forward pass a prompt; `text` is the most probable label."""
+        if not prompts:
+            return []
+        rows = self._read_prompts(prompts)
+        self._check_length(rows, 1)
+        ids = self._label_ids(self.render(prompts[0]), labels)
+        found = scoring.label_scores(self._scoring_network(), rows, ids, self.batch_tokens)
+        answers = self._scored(found, rows, [1] * len(rows))
+        return [a._replace(text=max(zip(a.scores or (), labels, strict=True))[1]) for a in answers]
+
+    def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Answer]:
+        """The continuation's tokens are those that it has alone, without special tokens."""
+        if not prompts:
+            return []
+        rows = self._read_prompts(prompts)
+        texts = self._tokenizer()(list(continuations), add_special_tokens=False, verbose=False)["input_ids"]
+        if empty := [text for text, ids in zip(continuations, texts, strict=True) if not ids]:
+            raise ConfigError(f"an empty text has no likelihood: {empty[0]!r}")
+        self._check_length([[*row, *text] for row, text in zip(rows, texts, strict=True)], 0)
+        found = scoring.text_scores(self._scoring_network(), rows, texts, self.batch_tokens)
+        return self._scored(found, rows, [len(text) for text in texts])
+
+    def _scored(
+        self, found: Iterable[scoring.Scored], rows: Sequence[Sequence[int]], output: Sequence[int]
+    ) -> list[Answer]:
+        answers: dict[int, Answer] = {}
+        begun = time.monotonic()
+        for at, values, shared in track(found, None, f"scoring with {self.model}", "batches"):
+            seconds = (time.monotonic() - begun) / len(at)
+            for place, (i, scores) in enumerate(zip(at, values.tolist(), strict=True)):
+                reused = shared if place else 0
+                answers[i] = Answer(
+                    "", len(rows[i]), reused, output[i], seconds, model=self.model, scores=tuple(scores)
+                )
+            begun = time.monotonic()
+        return [answers[i] for i in range(len(rows))]
+
+    def _label_ids(self, prompt: str, labels: Sequence[str]) -> list[int]:
+        """The token that each label is, written where an answer begins."""
+        tokenizer = self._tokenizer()
+        if self.kind == "seq2seq":  # an answer begins a text of its own
+            ids = tokenizer([str(label) for label in labels], add_special_tokens=False)["input_ids"]
+        else:
+            plain = self.template == "plain"
+            before, *after = tokenizer([prompt, *(prompt + label for label in labels)], add_special_tokens=plain)[
+                "input_ids"
+            ]
+            ends = len(before) - (before[-1:] == [tokenizer.eos_token_id] and plain)
+            ids = [row[ends : len(row) - (len(before) - ends)] for row in after]
+            if any(row[:ends] != before[:ends] for row in after):  # the label melts into the prompt's last token
+                ids = tokenizer([str(label) for label in labels], add_special_tokens=False)["input_ids"]
+        long = {label: len(row) for label, row in zip(labels, ids, strict=True) if len(row) != 1}
+        if long:
+            label, count = next(iter(long.items()))
+            raise ConfigError(
+                f"the label {label!r} is {count} tokens to {self.model}, and its probability that of one token: choose other "
+                "labels in the prompt, or reranker.answer=text"
+            )
+        numbers = [row[0] for row in ids]
+        if len(set(numbers)) < len(numbers):
+            raise ConfigError(f"{self.model} has one token for several of the labels {', '.join(labels)}")
+        return numbers
+
+    def _scoring_network(self) -> PreTrainedModel:
+        network = self._network()
+        if not getattr(network, "clir_checked_head", False):
+            scoring.check_head(network)
+            network.clir_checked_head = True
+        return network
+
+    def _check_length(self, rows: Sequence[Sequence[int]], answer: int) -> None:
+        if rows and (longest := max(map(len, rows))) + answer > self.context:
+            raise ConfigError(
+                f"a prompt of {longest} tokens and an answer of {answer} do not fit llm.context={self.context} of {self.model}\n"
+                "  lower reranker.passage_tokens, reranker.window or prompt.spare_tokens"
+            )
 
     def _read_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         plain = self.template == "plain"  # a chat template writes the special tokens itself
