@@ -140,6 +140,8 @@ def identity(part: Component, prints: Fingerprints, purpose: Purpose = "search")
     said: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}/{getattr(part, 'version', 1)}"}
     if engines := _engines(part):
         said["engines"] = engines
+    if hasattr(part, "texts"):  # what a prompt says beside its fields
+        said["texts"] = digest(part.texts())
     for f in fields(part):
         value, role = getattr(part, f.name), f.metadata.get("role", "indexed")
         if role in _LEFT_OUT[purpose]:

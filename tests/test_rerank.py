@@ -382,7 +382,7 @@ def test_too_many_failures_fail_the_run_and_what_arrived_is_kept(
 ) -> None:
     broken = serve(JudgeServer(judgments(), faults=[""] * 20, endless="500"))
     said = refused(store, broken, "llm.retries=1")
-    assert f"1 of {5 * TOPICS} windows got no usable answer, more than reranker.max_failed_answers=0.01" in said
+    assert f"1 of {5 * TOPICS} requests got no usable answer, more than reranker.max_failed_answers=0.01" in said
     assert "status 500: the server hiccupped" in said and "run again to ask only for the rest" in said
     assert "Traceback" not in said
     assert remembered(store) == 20 and not list(store.runs.glob("demo*/*rank_gpt*"))

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from clir_cli.types import Message, Prompt, Shown
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Status: TypeAlias = Literal["ok", "partial", "repaired", "failed"]
 
 
@@ -73,10 +74,10 @@ class ListwisePrompt:
     @property
     def most(self) -> int:
         """The most passages that have distinct identifiers."""
-        return 26 if self.labels == "letters" else 10**6
+        return len(LETTERS) if self.labels == "letters" else 10**6
 
     def label(self, position: int) -> str:
-        return chr(ord("A") + position) if self.labels == "letters" else str(position + 1)
+        return LETTERS[position] if self.labels == "letters" else str(position + 1)
 
     def expected(self, n: int) -> str:
         """A complete answer for n passages: what the answer's tokens are counted on."""
@@ -100,55 +101,63 @@ class ListwisePrompt:
         return (*before, last._replace(content=f"{last.content}\n\n{self.again}"))
 
     def read(self, answer: str, n: int) -> Ranking:
-        """The ranking of n passages that an answer gives: a permutation whatever it says.
+        return read_ranking(answer, n, self.labels)
 
-        Thinking is removed and digits of all scripts are read. Where there are bracketed identifiers, the longest run
-        like `[2] > [1]` counts, then what follows it; if none follows another directly, all in their order. Else the
-        longest line that holds nothing but bare identifiers (one a line: these lines). Numbers in prose never count.
-        """
-        text = _plain(answer)
-        found: list[int] = []
-        usable: list[int] = []
-        chatty = False
-        for way in (self._bracketed, self._bare):
-            found, chatty = way(text)
-            if usable := list(dict.fromkeys(i for i in found if 0 <= i < n)):
-                break
-        missing = [i for i in range(n) if i not in set(usable)]
-        if not usable:
-            return Ranking(missing, "failed")
-        if missing:
-            return Ranking([*usable, *missing], "partial")
-        return Ranking(usable, "repaired" if chatty or len(found) > n else "ok")
 
-    def _bracketed(self, text: str) -> tuple[list[int], bool]:
-        """Positions by bracketed identifiers, and whether the answer said more."""
-        one = rf"\[\s*(?:{self._identifier})\s*\]"
-        between = r"[^\w\[\]]*(?:\d+[.):][^\w\[\]]*)?"  # `>`, commas, new lines, the numbers of a list
-        runs = [re.findall(one, run) for run in re.findall(rf"{one}(?:{between}{one})*", text)]
-        longest = max((len(run) for run in runs), default=0)
-        first = 0 if longest < 2 else max(at for at, run in enumerate(runs) if len(run) == longest)
-        chatty = len(runs) > 1 or bool(re.search(r"\w", re.sub(rf"{between}{one}", "", text)))
-        return [self._position(name.strip("[] \n\t")) for run in runs[first:] for name in run], chatty
+Labels: TypeAlias = Literal["numbers", "letters"]
 
-    def _bare(self, text: str) -> tuple[list[int], bool]:
-        """Positions by the lines that hold nothing but identifiers, and whether the answer said more."""
-        alone, ranking = self._identifier, rf"(?:{self._identifier})(?:[\s>,;|=]+(?:{self._identifier}))+"
-        lines = [re.sub(r"[\[\](){}*_`'\"]", " ", said).strip(" \t.,;>|-") for said in text.splitlines()]
-        rankings = [found[0] for said in lines if (found := re.findall(rf"(?:^|:)\s*({ranking})$", said))]
-        names = (
-            re.findall(alone, max(rankings, key=len))
-            if rankings
-            else [said for said in lines if re.fullmatch(alone, said)]
-        )
-        return [self._position(name) for name in names], len(re.findall(r"\w+", text)) > len(names)
 
-    @property
-    def _identifier(self) -> str:
-        return "[A-Z]" if self.labels == "letters" else r"[0-9]+"
+def read_ranking(answer: str, n: int, labels: Labels) -> Ranking:
+    """The ranking of n passages that an answer gives: a permutation whatever it says.
 
-    def _position(self, name: str) -> int:
-        return ord(name) - ord("A") if self.labels == "letters" else int(name[:9]) - 1
+    Thinking is removed and digits of all scripts are read. Where there are bracketed identifiers, the longest run
+    like `[2] > [1]` counts, then what follows it; if none follows another directly, all in their order. Else the
+    longest line that holds nothing but bare identifiers (one a line: these lines). Numbers in prose never count.
+    """
+    text = plain(answer)
+    found: list[int] = []
+    usable: list[int] = []
+    chatty = False
+    for way in (_bracketed, _bare):
+        found, chatty = way(text, labels)
+        if usable := list(dict.fromkeys(i for i in found if 0 <= i < n)):
+            break
+    missing = [i for i in range(n) if i not in set(usable)]
+    if not usable:
+        return Ranking(missing, "failed")
+    if missing:
+        return Ranking([*usable, *missing], "partial")
+    return Ranking(usable, "repaired" if chatty or len(found) > n else "ok")
+
+
+_IDENTIFIER: dict[Labels, str] = {"letters": "[A-Z]", "numbers": "[0-9]+"}
+
+
+def _bracketed(text: str, labels: Labels) -> tuple[list[int], bool]:
+    """Positions by bracketed identifiers, and whether the answer said more."""
+    one = rf"\[\s*(?:{_IDENTIFIER[labels]})\s*\]"
+    between = r"[^\w\[\]]*(?:\d+[.):][^\w\[\]]*)?"  # `>`, commas, new lines, the numbers of a list
+    runs = [re.findall(one, run) for run in re.findall(rf"{one}(?:{between}{one})*", text)]
+    longest = max((len(run) for run in runs), default=0)
+    first = 0 if longest < 2 else max(at for at, run in enumerate(runs) if len(run) == longest)
+    chatty = len(runs) > 1 or bool(re.search(r"\w", re.sub(rf"{between}{one}", "", text)))
+    return [_position(name.strip("[] \n\t"), labels) for run in runs[first:] for name in run], chatty
+
+
+def _bare(text: str, labels: Labels) -> tuple[list[int], bool]:
+    """Positions by the lines that hold nothing but identifiers, and whether the answer said more."""
+    alone = _IDENTIFIER[labels]
+    ranking = rf"(?:{alone})(?:[\s>,;|=]+(?:{alone}))+"
+    lines = [re.sub(r"[\[\](){}*_`'\"]", " ", said).strip(" \t.,;>|-") for said in text.splitlines()]
+    rankings = [found[0] for said in lines if (found := re.findall(rf"(?:^|:)\s*({ranking})$", said))]
+    names = (
+        re.findall(alone, max(rankings, key=len)) if rankings else [said for said in lines if re.fullmatch(alone, said)]
+    )
+    return [_position(name, labels) for name in names], len(re.findall(r"\w+", text)) > len(names)
+
+
+def _position(name: str, labels: Labels) -> int:
+    return LETTERS.find(name) if labels == "letters" else int(name[:9]) - 1
 
 
 def line(text: str) -> str:
@@ -156,7 +165,7 @@ def line(text: str) -> str:
     return re.sub(r"\[\s*(\d+|[A-Za-z])\s*\]", r"(\1)", " ".join(text.split()))
 
 
-def _plain(answer: str) -> str:
+def plain(answer: str) -> str:
     """The answer without its thinking (also unfinished), with ASCII digits and brackets."""
     answer = answer.rpartition("</think>")[2].partition("<think>")[0]
     text = unicodedata.normalize("NFKC", answer).replace("【", "[").replace("】", "]")

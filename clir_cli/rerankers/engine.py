@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -11,16 +11,32 @@ from clir_cli.progress import say
 from clir_cli.prompts.length import count_prompts
 from clir_cli.prompts.listwise import Ranking, Status, line
 from clir_cli.rerankers.sorting import Compare, Order, Pick, Request, Score, Sort, play
-from clir_cli.types import LLM, Answer, Candidates, Journal, Prompt, Run, ScoresLabels, ScoresTexts, Shown, neutral
+from clir_cli.types import (
+    LLM,
+    Answer,
+    Candidates,
+    Journal,
+    LanguageAware,
+    Prompt,
+    Run,
+    ScoresLabels,
+    ScoresTexts,
+    Shown,
+    neutral,
+)
 
 
 class Call(NamedTuple):
-    """One question to the model: for words, for the probabilities of labels, or for that of a text."""
+    """One question to the model: for words (`max_tokens`), for the probabilities of labels, or for that of a text."""
 
     prompt: Prompt
-    max_tokens: int = 0  # of generated words
+    max_tokens: int = 0  # of generated words; 0: none are
     labels: tuple[str, ...] = ()
     continuation: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        return bool(self.labels) and not self.max_tokens
 
 
 class Reading(NamedTuple):
@@ -57,18 +73,45 @@ class PickPrompt(Protocol):
 
 
 @runtime_checkable
-class GradePrompt(Protocol):
-    """Asks how relevant one passage is."""
+class OrderPrompt(Protocol):
+    """Asks for an order of some labelled passages."""
 
     @property
-    def grades(self) -> Mapping[str, float]:
-        """Each label and what it is worth, 0 and 1 for no and yes."""
+    def labels(self) -> str:
+        """numbers or letters"""
+        ...
+
+    @property
+    def most(self) -> int:
+        """The most passages that have distinct labels."""
+        ...
+
+    @property
+    def spare_tokens(self) -> int: ...
+    def label(self, position: int) -> str: ...
+    def expected(self, n: int) -> str:
+        """A complete answer for n passages: what the answer's tokens are counted on."""
         ...
 
     def messages(self, query: Shown, passages: Passages) -> Prompt: ...
     def reminder(self, prompt: Prompt) -> Prompt: ...
+    def read(self, answer: str, n: int) -> Ranking: ...
+
+
+@runtime_checkable
+class GradePrompt(Protocol):
+    """Asks how relevant one passage is."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What each label is worth: 1 and 0 for yes and no, or grades."""
+        ...
+
+    def labels(self, query: Shown, passages: Passages) -> tuple[str, ...]: ...
+    def messages(self, query: Shown, passages: Passages) -> Prompt: ...
+    def reminder(self, prompt: Prompt) -> Prompt: ...
     def answer_tokens(self, llm: LLM) -> int: ...
-    def read(self, answer: str) -> tuple[float | None, Status]: ...
+    def read(self, answer: str, labels: Sequence[str]) -> tuple[int | None, Status]: ...
 
 
 @runtime_checkable
@@ -90,6 +133,8 @@ class LLMReranker:
 
         @property
         def llm(self) -> LLM: ...
+        @property
+        def prompt(self) -> Any: ...
 
     passage_tokens: int | Literal["auto"] = "auto"  # auto: the most that always fits, whatever the texts; see `budget`
     query_tokens: int = 128
@@ -150,18 +195,23 @@ class LLMReranker:
             }
         )
 
+    def check_languages(self, query_langs: Sequence[str], doc_langs: Sequence[str]) -> None:
+        """Raise LanguageError where the prompt has no instructions in the language that it is to be in."""
+        if isinstance(self.prompt, LanguageAware):
+            self.prompt.check_languages(query_langs, doc_langs)
+
     def check(self) -> None:
         """Raise ConfigError before anything is made: no key, passages that do not fit, a model that cannot say labels."""
         if isinstance(self.llm, Checked):
             self.llm.check()
         for call in self._bare():
-            if call.labels and not isinstance(self.llm, ScoresLabels):
+            if call.scored and not isinstance(self.llm, ScoresLabels):
                 raise ConfigError(
                     f"{type(self.llm).__name__} gives no probabilities of labels: set reranker.answer=text"
                 )
             if call.continuation is not None and not isinstance(self.llm, ScoresTexts):
                 raise ConfigError(f"{type(self.llm).__name__} gives no probability of a text: choose llm=transformers")
-            if call.labels and isinstance(self.llm, ScoresLabels):
+            if call.scored and isinstance(self.llm, ScoresLabels):
                 self.llm.check_labels(call.labels)
         self.budget()
 
@@ -286,7 +336,8 @@ class _Judge:
         flat = [call for each in calls for call in each]
         kinds: dict[tuple[int, tuple[str, ...], bool], list[int]] = {}
         for i, call in enumerate(flat):
-            kinds.setdefault((call.max_tokens, call.labels, call.continuation is not None), []).append(i)
+            labels = call.labels if call.scored else ()
+            kinds.setdefault((call.max_tokens, labels, call.continuation is not None), []).append(i)
         answers: dict[int, Answer] = {}
         for (max_tokens, labels, likelihood), at in kinds.items():
             prompts, llm = [flat[i].prompt for i in at], self.reranker.llm

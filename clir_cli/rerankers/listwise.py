@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clir_cli.prompts.length import Forced
-from clir_cli.prompts.listwise import ListwisePrompt, Status
+from clir_cli.prompts.listwise import Status
 from clir_cli.rerankers import sorting
-from clir_cli.rerankers.engine import Call, LLMReranker, Passages, Reading
+from clir_cli.rerankers.engine import Call, LLMReranker, OrderPrompt, Passages, Reading
 from clir_cli.rerankers.sorting import Order, Pick, Request, Sort
 from clir_cli.types import LLM, Answer, Shown, added
 
@@ -25,7 +25,7 @@ class Listwise(LLMReranker):
     """
 
     llm: LLM
-    prompt: ListwisePrompt
+    prompt: OrderPrompt
     window: int = 20  # documents per prompt (Sun et al. 2023)
     step: int = 10  # sliding: how far the window moves to the front
     repeats: int = 1  # sliding: passes over the candidates; tournaments: how many; blocks: how often a document is seen
@@ -75,7 +75,7 @@ class Listwise(LLMReranker):
     def read(self, request: Request, calls: Sequence[Call], answers: Sequence[Answer]) -> Reading:
         assert isinstance(request, Order | Pick)
         docs, (answer,) = request.docs, answers
-        if calls[0].labels and answer.scores is not None:
+        if calls[0].scored and answer.scores is not None:
             scores = answer.scores
             order = sorted(range(len(docs)), key=lambda i: (-scores[i], i))
             status: Status = "ok" if all(map(math.isfinite, scores)) else "partial"
@@ -87,7 +87,7 @@ class Listwise(LLMReranker):
         return Reading([docs[i] for i in order[:most]], status)
 
     def again(self, call: Call) -> Call:
-        return call if call.labels else call._replace(prompt=self.prompt.reminder(call.prompt))
+        return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))
 
     def calls(self, candidates: int) -> int:
         """Calls per query that order so many candidates, when every answer is usable: 9 for 100 by windows of 20."""

@@ -64,7 +64,7 @@ class Pairwise(LLMReranker):
         return Reading((first + second) / 2, status)
 
     def again(self, call: Call) -> Call:
-        return call if call.labels else call._replace(prompt=self.prompt.reminder(call.prompt))
+        return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))
 
     def calls(self, candidates: int) -> int:
         """Calls per query at most; of quick_select what is usual, twice its mean."""

@@ -34,19 +34,18 @@ class Pointwise(LLMReranker):
 
     def ask(self, query: Shown, request: Request, passages: Passages) -> list[Call]:
         prompt = self.prompt.messages(query, passages)
-        if self.answer == "labels":
-            return [Call(prompt, labels=tuple(self.prompt.grades))]
-        return [Call(prompt, max_tokens=self.prompt.answer_tokens(self.llm))]
+        limit = self.prompt.answer_tokens(self.llm) if self.answer == "text" else 0
+        return [Call(prompt, limit, self.prompt.labels(query, passages))]
 
     def read(self, request: Request, calls: Sequence[Call], answers: Sequence[Answer]) -> Reading:
-        (answer,), values = answers, list(self.prompt.grades.values())
-        if calls[0].labels and answer.scores is not None and any(map(math.isfinite, answer.scores)):
+        (call,), (answer,), values = calls, answers, self.prompt.values
+        if call.scored and answer.scores is not None and any(map(math.isfinite, answer.scores)):
             return Reading(expected_value(answer.scores, values), "ok")
-        value, status = self.prompt.read(answer.text)
-        return Reading(value, status)
+        label, status = self.prompt.read(answer.text, call.labels)
+        return Reading(None if label is None else values[label], status)
 
     def again(self, call: Call) -> Call:
-        return call if call.labels else call._replace(prompt=self.prompt.reminder(call.prompt))
+        return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))
 
     def calls(self, candidates: int) -> int:
         return candidates

@@ -58,7 +58,7 @@ class Setwise(LLMReranker):
         return Reading(None if best is None else [request.docs[best]], status)
 
     def again(self, call: Call) -> Call:
-        return call if call.labels else call._replace(prompt=self.prompt.reminder(call.prompt))
+        return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))
 
     def calls(self, candidates: int) -> int:
         """An upper bound: building a heap takes less than 2 n / children picks, taking one off it two a level."""
@@ -73,7 +73,7 @@ class Setwise(LLMReranker):
 
 def best_label(prompt: PickPrompt, call: Call, answer: Answer, n: int) -> tuple[int | None, Status]:
     """Which of n passages an answer names: by the labels' probabilities, or, where there are none, by its words."""
-    if call.labels and answer.scores is not None and any(map(math.isfinite, answer.scores)):
+    if call.scored and answer.scores is not None and any(map(math.isfinite, answer.scores)):
         scores = answer.scores
         return max(range(n), key=lambda i: (scores[i], -i)), "ok"
     order, status = prompt.read(answer.text, n)
