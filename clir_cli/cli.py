@@ -225,6 +225,74 @@ def configs(
     print(listing.configs(group, name, config_dir or [], as_json))
 
 
+@app.command()
+def check(
+    overrides: Overrides = None, config_dir: ConfigDir = None, runs: Runs = None, config: ConfigFile = None,
+    load: Annotated[bool, typer.Option("--load", help="Load the models too, and show token by token what each is given.")] = False,
+) -> None:  # fmt: skip
+    """Check a configuration; with --load its models too.
+
+    clir check --load retriever=labse
+    """
+    from clir_cli import progress
+
+    plan = _planned(_cells(overrides, False, None, config_dir, config), root(runs), eager=False)
+    _raise_single(plan)
+    experiment = plan.cells[0].experiment
+    assert experiment is not None
+    if not load:
+        print("the configuration fits; --load shows what its models are given")
+        return
+    from clir_cli import model_check
+
+    with progress.silence(True):
+        print("\n".join(model_check.lines(experiment.cfg)))
+
+
+@app.command()
+def languages(
+    codes: Annotated[list[str] | None, typer.Argument(metavar="CODE", help="Languages, such as yo zh; all unless given.")] = None,
+    config_dir: ConfigDir = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """List which component reads which language.
+
+    clir languages yo zh
+    """
+    from clir_cli import language_list
+
+    print(language_list.show(codes or [], config_dir or [], as_json))
+
+
+@app.command()
+def translate(
+    overrides: Overrides = None,
+    from_: Annotated[str, typer.Option("--from", metavar="LANG", help="The language of the input.")] = "",
+    to: Annotated[str, typer.Option("--to", metavar="LANG", help="The language wanted.")] = "",
+    source: Annotated[Path | None, typer.Option("--input", metavar="FILE", help="A text a line (gz read); stdin unless given.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="A translation a line; stdout unless given.")] = None,
+    reference: Annotated[Path | None, typer.Option("--evaluate", metavar="REFERENCE", help="Print BLEU and chrF against these lines.")] = None,
+    config_dir: ConfigDir = None, runs: Runs = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Translate a file line by line, and with --evaluate say how well.
+
+    clir translate translator=apertium --from es --to en --input es.txt --evaluate en.txt
+    """
+    from clir_cli import compose, listing, progress, translation_quality
+    from clir_cli.store import Store
+
+    if not from_ or not to:
+        raise ConfigError("clir translate needs --from and --to, e.g. --from es --to en")
+    (cell,) = compose.cells(overrides or [], config_dirs=config_dir or [])
+    store = Store(root(runs), eager=True)
+    outcome = translation_quality.translate_file(cell, store, from_, to, source, output, reference)
+    if said := translation_quality.warning(outcome):
+        progress.say(said)
+    if output is None and reference is None:
+        translation_quality.write_lines(outcome, sys.stdout)
+    else:
+        print(listing.dumps(outcome.record()) if as_json else outcome.report())
+
+
 @app.command("list")
 def list_experiments(runs: Runs = None, as_json: Json = False) -> None:
     """List the finished experiments, a line each.

@@ -42,6 +42,7 @@ NODES = (
     "evaluate",
     "launcher",
 )
+_SHARED = frozenset({"llm", "prompt"})  # groups whose node is copied into the components that use it
 DERIVED = ("parts", "cascade", "names", "labels")  # what freezing adds
 
 
@@ -347,11 +348,14 @@ class _Composer:
 
     def _place(self, plain: Plain, unset: Plain, names: Mapping[str, str]) -> None:
         """Make paths absolute: a user's yaml gives them beside itself, the command line from the current directory."""
-        reranker = plain.get("reranker")
+        expansion = (plain.get("retrieve") or {}).get("expansion")
+        users = [node for node in (plain.get("reranker"), plain.get("translator"), expansion) if isinstance(node, dict)]
         for group in NODES:
-            copies = [reranker.get(group)] if isinstance(reranker, dict) and group in {"llm", "prompt"} else []
+            copies = [node.get(group) for node in users] if group in _SHARED else []
             for node in (plain.get(group), *copies):
                 _absolute(node, unset.get(group), self._folder(group, names.get(group, "none")))
+        before = (unset.get("retrieve") or {}).get("expansion")
+        _absolute(expansion, before, self._folder("experiment", names.get("experiment", "none")))
 
     def _folder(self, group: str, name: str) -> Path | None:
         """The folder of the user's yaml that a choice came from; None for clir's own."""
@@ -435,22 +439,30 @@ def _resolve(plain: Plain) -> Plain:
 
 
 def _absolute(node: Any, unset: Any, folder: Path | None) -> None:
-    if not isinstance(node, dict) or schema.TARGET not in node:
+    """Make the paths of a component, and of the components in it, absolute; `unset` is the node without overrides."""
+    if not isinstance(node, dict):
         return
-    try:
-        cls = schema.find(node[schema.TARGET])
-    except ConfigError:
-        return
+    cls = None
+    if schema.TARGET in node:
+        try:
+            cls = schema.find(node[schema.TARGET])
+        except ConfigError:
+            return
     for name, value in node.items():
-        role = schema.role(cls, name)
-        from_yaml = isinstance(unset, dict) and value == unset.get(name)
-        if role in {"content", "model"} and (folder is not None or not from_yaml):
-            node[name] = _beside(value, folder if from_yaml and folder else Path.cwd(), role == "model")
+        before = unset.get(name) if isinstance(unset, dict) else None
+        from_yaml = isinstance(unset, dict) and value == before
+        if cls is not None and schema.is_path(cls, name) and (folder is not None or not from_yaml):
+            is_model = schema.role(cls, name) == "model"
+            node[name] = _beside(value, folder if from_yaml and folder else Path.cwd(), is_model)
+        elif isinstance(value, dict) and name not in _SHARED:
+            _absolute(value, before, folder)
 
 
 def _beside(value: Any, folder: Path, is_model: bool) -> Any:
     if isinstance(value, dict):
         return {k: _beside(v, folder, is_model) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_beside(v, folder, is_model) for v in value]
     if not isinstance(value, str) or value == "???" or re.match(r"^(/|~|clir:|package:)", value):
         return value
     if is_model and not value.startswith(".") and not (folder / value).is_dir():

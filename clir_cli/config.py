@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from clir_cli import hub, schema
 from clir_cli.errors import ConfigError, MissingModel
 from clir_cli.files import read_json, write_json, write_text
+from clir_cli.passages import Aggregate, Passages
 from clir_cli.schema import Problem, one_line
 
 Plain: TypeAlias = dict[str, Any]
@@ -27,7 +28,8 @@ class Retrieve:
     query_fields: tuple[str, ...] | None = None
     doc_fields: tuple[str, ...] | None = None
     depth: int = 1000
-    passages: None = None  # documents are ranked whole; passages come with the first-stages issue
+    passages: Passages | None = None  # None: documents are ranked whole
+    expansion: Any = None  # what writes queries for every document before it is indexed (expansion.py)
     pool: Literal["joint", "per_language"] = "joint"
     merge: Literal["rrf", "score", "zscore", "round_robin"] = "rrf"  # how the parts of a pool become one ranking
     tie_break: Literal["auto", "doc_id", "hash"] = "auto"  # auto: hash for a pool, else doc_id
@@ -49,13 +51,17 @@ class Rerank:
     doc_fields: tuple[str, ...] | None = None
     depth: int = 100
     tail: Literal["keep", "cut"] = "keep"
-    unit: Literal["document"] = "document"
+    unit: Literal["document", "best_passage", "passages"] = "document"  # what the reranker is shown of a candidate
+    passages: Passages | None = None  # of unit=passages; None: cut as the first stage's
+    aggregate: Aggregate = "max"  # of unit=passages: how the scores of its passages become a document's
     repeat: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise ValueError(f"depth must be at least 1, got {self.depth}")
+        if self.unit != "passages" and (self.passages is not None or self.aggregate != "max"):
+            raise ValueError(f"passages and aggregate are for unit=passages, not for unit={self.unit}")
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,14 @@ def construct(plain: Plain, problems: list[Problem]) -> Config | None:
     known = len(problems)
     for name in ("llm", "prompt"):  # also where no reranker uses them: a misspelt key is a misspelt key
         schema.build(plain.get(name), name, problems)
-    nested = {f"reranker.{p.path}" for p in problems[known:]}
+    users = ("reranker", "translator", "retrieve.expansion")  # hold copies of them
+    nested = {f"{user}.{p.path}" for p in problems[known:] for user in users}
     built = {
         name: schema.build(plain.get(name), name, problems)
         for name in ("dataset", "translator", "retriever", "reranker")
     }
     stages = {
-        name: schema.construct(cls, schema.build(plain.get(name) or {}, name, problems), name, problems)
+        name: schema.construct(cls, _stage(plain.get(name) or {}, name, problems), name, problems)
         for name, cls in (("retrieve", Retrieve), ("rerank", Rerank), ("evaluate", Evaluate))
     }
     problems[known:] = [p for p in problems[known:] if p.path not in nested]
@@ -127,6 +134,14 @@ def construct(plain: Plain, problems: list[Problem]) -> Config | None:
     )
 
 
+def _stage(node: Plain, name: str, problems: list[Problem]) -> Plain:
+    """The values of a stage node, its components and its passages made."""
+    values: Plain = schema.build(node, name, problems)
+    if isinstance(given := values.get("passages"), dict):
+        values["passages"] = schema.construct(Passages, given, f"{name}.passages", problems)
+    return values
+
+
 def _part(plain: Plain, name: str, part: Plain, kind: str, problems: list[Problem]) -> Config | None:
     alone = {k: v for k, v in plain.items() if k not in {"parts", "cascade"}} | part
     found: list[Problem] = []
@@ -143,6 +158,8 @@ def completed(plain: Plain) -> Plain:
             plain[name] = {part: completed(inside) for part, inside in node.items()}
         elif isinstance(node, dict):
             schema.complete(node, nodes.get(name))
+            if isinstance(given := node.get("passages"), dict):
+                schema.complete(given, Passages)
     return plain
 
 
@@ -189,9 +206,9 @@ def dump(plain: Mapping[str, Any], path: Path) -> None:
 
 def pin_revisions(plain: Plain, lock: Path) -> None:
     """Set every open model revision to the commit that this store, or this machine's model cache, already has."""
-    for node in _models(plain):
-        if node.get("revision") is None and hub.local_folder(node["model"]) is None:
-            node["revision"] = known_revision(node["model"], lock)
+    for node, field in _models(plain):
+        if node.get("revision") is None and hub.local_folder(node[field]) is None:
+            node["revision"] = known_revision(node[field], lock)
 
 
 def known_revision(model: str, lock: Path) -> str | None:
@@ -219,17 +236,14 @@ def resolve_revisions(plain: Plain, names: Sequence[str], lock: Path) -> None:
     pin_revisions(plain, lock)
 
 
-def _models(node: Any) -> Iterator[Plain]:
-    """Every component node that names a hub model and a revision."""
+def _models(node: Any) -> Iterator[tuple[Plain, str]]:
+    """Every component node with the field that names its hub model; the revision stands beside it."""
     if isinstance(node, dict):
-        if (
-            schema.TARGET in node
-            and isinstance(node.get("model"), str)
-            and node["model"] != "???"
-            and "{" not in node["model"]
-        ):
+        if schema.TARGET in node:
             cls = schema.find(node[schema.TARGET])
-            if schema.role(cls, "model") == "model":
-                yield node
+            for name, value in node.items():
+                named = isinstance(value, str) and value != "???" and "{" not in value
+                if named and schema.role(cls, name) == "model":
+                    yield node, name
         for value in node.values():
             yield from _models(value)

@@ -87,7 +87,7 @@ def _faiss() -> Check:
     if len(installed) > 1:
         return Check("faiss", "wrong", found, "both install the module faiss: pip uninstall both, then install one")
     if not installed:
-        mend = "for retriever.search_with=faiss: pip install 'clir[faiss]'"
+        mend = "for retriever.faiss_factory: pip install 'clir[faiss]'"
         return Check("faiss", "note", "not installed: exact search needs none", mend)
     return Check("faiss", "ok", found)
 

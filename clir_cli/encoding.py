@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from clir_cli import hub, progress
+from clir_cli import accelerated, assembly, hub, progress
+from clir_cli.assembly import AS_IT_IS, Assembly
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
 
 if TYPE_CHECKING:
     import torch
 
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
-Pooling: TypeAlias = Literal["model", "mean", "cls", "last"]
+Weights: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]  # int8: as accelerated.py says
+Pooling: TypeAlias = Literal["model", "mean", "cls", "last", "max"]
 Input: TypeAlias = str | tuple[str, str]  # a text, or a query and a document that are read together
 
 CHUNK_TEXTS = 2048  # texts tokenised at once
@@ -143,6 +147,34 @@ def _forward(
         start += len(at)
 
 
+def closed(model: Any, text: str, prefix: str, suffix: str, limit: int | None) -> tuple[str, bool]:
+    """The text with `suffix` behind it, shortened so that the suffix is still within `limit` tokens; whether it was.
+
+    Raises ConfigError where prefix and suffix alone fill the limit.
+    """
+    tokenizer = model.tokenizer
+    if not tokenizer.is_fast:
+        raise ConfigError(f"a suffix ({suffix!r}) needs a fast tokenizer, and this is a {type(tokenizer).__name__}")
+
+    def count(shown: str) -> int:
+        return len(tokenizer(prefix + shown + suffix, truncation=False, verbose=False)["input_ids"])
+
+    if limit is None or count(text) <= limit:
+        return text + suffix, False
+    ends = [
+        end
+        for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+    ]
+    kept = limit - count("")
+    while kept > 0 and count(text[: ends[kept - 1]]) > limit:  # at a seam two tokens may be one, or one two
+        kept -= 1
+    if kept < 1:
+        raise ConfigError(f"{limit} tokens leave no room for a text between {prefix!r} and {suffix!r}")
+    return text[: ends[kept - 1]] + suffix, True
+
+
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
@@ -202,51 +234,100 @@ def limit(model: Any, asked: int | None, field: str, own: int | None = None) -> 
     return asked
 
 
-@lru_cache(maxsize=1)  # one model in memory: a sweep over language pairs loads it once
-def encoder(folder: Path, *, pooling: Pooling, dtype: DType, compiled: bool, on: str, trust_remote_code: bool) -> Any:
-    """A sentence-transformers model in evaluation mode on device `on`.
+_encoders: OrderedDict[Any, Any] = OrderedDict()  # in memory, the one used last at the end
+_M2M100_ENCODER = {r"^model\.shared\.": "embed_tokens.", r"^model\.encoder\.": ""}  # of NLLB; else it is random weights
+_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken", "max": "max"}  # as sentence-transformers calls them
+
+
+def encoder(
+    folder: Path,
+    *,
+    pooling: Pooling,
+    dtype: Weights,
+    compiled: bool,
+    on: str,
+    trust_remote_code: bool,
+    parts: Assembly = AS_IT_IS,
+    together: int = 1,
+) -> Any:
+    """A sentence-transformers model in evaluation mode on device `on`, kept in memory with the last `together` ones.
 
     `pooling="model"` takes the folder's modules; a plain transformers folder has none and is refused. Raises ConfigError
     or MissingModel naming the folder.
     """
+    asked = (folder, pooling, dtype, compiled, on, trust_remote_code, parts)
+    if asked not in _encoders:
+        while len(_encoders) >= together:
+            _encoders.popitem(last=False)
+        _encoders[asked] = _assembled(*asked)
+    _encoders.move_to_end(asked)
+    return _encoders[asked]
+
+
+def _assembled(
+    folder: Path, pooling: Pooling, dtype: Weights, compiled: bool, on: str, trust_remote_code: bool, parts: Assembly
+) -> Any:
+    import torch
+
+    floating: DType = "bfloat16" if dtype == "int8" else dtype
+    read_as: DType = "float32" if parts.average else floating  # a mean of rounded weights is rounded twice
+
+    def load(other: Path) -> Any:
+        return _sentence_encoder(other, pooling, read_as, on, trust_remote_code, parts.attention)
+
+    model = assembly.assemble(load(folder), folder, parts, load)
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:  # Llama has none; the mask hides it
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if not parts.suffixed:
+        _check_last_token(model, folder, pooling)
+    model.to(getattr(torch, floating)).to(on).eval()
+    if dtype == "int8":
+        accelerated.quantise(model, "retriever.dtype=int8")
+    if compiled:
+        _compile(model)
+    return model
+
+
+def _sentence_encoder(
+    folder: Path, pooling: Pooling, dtype: DType, on: str, trust_remote_code: bool, attention: str | None
+) -> Any:
+    """What is in the folder, its token vectors pooled as asked."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
+    _check_folder(folder, trust_remote_code)
     own = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    modes = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+    weights: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if attention is not None:
+        weights["attn_implementation"] = attention
+    if _config(folder).get("model_type") == "m2m_100":
+        weights["key_mapping"] = _M2M100_ENCODER
     if (folder / "modules.json").exists():
         _check_kind(folder)
-        with _loading(folder):
-            model = SentenceTransformer(str(folder), device=on, model_kwargs={"dtype": getattr(torch, dtype)}, **own)
-        pools = [part for part in model if isinstance(part, modules.Pooling)]
-        if pooling != "model" and not pools:
-            raise ConfigError(f"{folder} pools no tokens ({type(model[0]).__name__}): retriever.pooling must be model")
-        for pool in pools if pooling != "model" else []:
-            pool.pooling_mode = modes[pooling]
-    elif pooling == "model":
+        with _loading(folder, unused="pooler"):
+            model = SentenceTransformer(str(folder), device=on, model_kwargs=weights, **own)
+        if pooling != "model":
+            for pool in assembly.poolings(model, f"retriever.pooling={pooling}"):
+                pool.pooling_mode = _MODES[pooling]
+        return model
+    if pooling == "model":
         raise ConfigError(
             f"{folder} is a plain transformers model: nothing in it says how token vectors become a text's vector\n"
-            "  say it with retriever.pooling=mean, cls or last, as the model was trained"
+            "  say it with retriever.pooling=mean, cls, last or max, as the model was trained"
         )
-    else:
-        with _loading(folder):
-            body = modules.Transformer(
-                str(folder),
-                model_kwargs={"dtype": getattr(torch, dtype), **own},
-                processor_kwargs=dict(own),
-                config_kwargs=dict(own),
-                modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-                module_output_name="token_embeddings",  # given, so that a chat template never wraps the texts
-            )
-            model = SentenceTransformer(
-                modules=[body, modules.Pooling(body.get_embedding_dimension(), modes[pooling])], device=on
-            )
-    _check_last_token(model, folder, pooling)
-    model.to(getattr(torch, dtype)).eval()
-    if compiled:
-        _compile(model)
-    return model
+    with _loading(folder, unused="pooler"):
+        body = modules.Transformer(
+            str(folder),
+            model_kwargs={**weights, **own},
+            processor_kwargs=dict(own),
+            config_kwargs=dict(own),
+            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            module_output_name="token_embeddings",  # given, so that a chat template never wraps the texts
+        )
+        pool = modules.Pooling(body.get_embedding_dimension(), _MODES[pooling])
+        return SentenceTransformer(modules=[body, pool], device=on)
 
 
 @lru_cache(maxsize=1)
@@ -275,13 +356,20 @@ def cross_encoder(folder: Path, *, dtype: DType, on: str, trust_remote_code: boo
 
 
 @contextmanager
-def _loading(folder: Path) -> Iterator[None]:
-    """Without the libraries' own progress bars; a folder that does not load is an error of ours."""
-    from safetensors import SafetensorError
-    from transformers.utils import logging
+def _loading(folder: Path, unused: str = "") -> Iterator[None]:
+    """Without the libraries' own progress bars; a folder that does not load, or only in part, is an error of ours.
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    Weights that the folder lacks are made up at random by transformers; those whose name holds `unused` may be.
+    """
+    from safetensors import SafetensorError
+    from transformers.utils import logging as theirs
+
+    bars, report = theirs.is_progress_bar_enabled(), _LoadReport()
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = theirs.get_verbosity()
+    theirs.disable_progress_bar()
+    logger.addFilter(report)
+    theirs.set_verbosity(min(level, logging.WARNING))  # the report is a warning; without it nobody would know
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -290,8 +378,32 @@ def _loading(folder: Path) -> Iterator[None]:
             f"the model in {folder} does not load: {error}\n  the folder holds {found}; copy or download all its files again"
         ) from error
     finally:
+        theirs.set_verbosity(level)
+        logger.removeFilter(report)
         if bars:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()
+    if lacking := [name for name in report.missing if not unused or unused not in name]:
+        raise MissingModel(
+            f"{folder} lacks weights of the model that its config.json describes: {', '.join(lacking[:3])}"
+            f"{f' and {len(lacking) - 3} more' if len(lacking) > 3 else ''}; transformers made them up at random\n"
+            "  it is another architecture's checkpoint, or not whole: copy or download all its files again"
+        )
+
+
+class _LoadReport(logging.Filter):
+    """Takes transformers' report of a loading out of its log and keeps which weights were missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if "LOAD REPORT" not in text:
+            return True
+        rows = (re.sub(r"\x1b\[[0-9;]*m", "", line).split("|") for line in text.splitlines())
+        self.missing += [row[0].strip() for row in rows if len(row) > 1 and row[1].strip() == "MISSING"]
+        return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -299,6 +411,35 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise MissingModel(f"{path} cannot be read ({error}); is {path.parent} a model's folder?") from error
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The transformers configuration in a model's folder; empty where it has none (static vectors)."""
+    return _read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+
+
+def _check_folder(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse a lone adapter and, unless it is trusted, a model that is the repository's own code."""
+    if (path := folder / "adapter_config.json").exists() and not (folder / "modules.json").exists():
+        base = _read_json(path).get("base_model_name_or_path") or "a model that it does not name"
+        raise ConfigError(
+            f"{folder} is a peft adapter of {base}: take that as retriever.model, "
+            "and the adapter as retriever.query_adapter and retriever.doc_adapter"
+        )
+    if trust_remote_code:
+        return
+    from transformers import CONFIG_MAPPING
+
+    config = _config(folder)
+    modules = json.loads((folder / "modules.json").read_text()) if (folder / "modules.json").exists() else []
+    own = [str(part.get("type")) for part in modules if not str(part.get("type")).startswith("sentence_transformers.")]
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        own.append(str(config.get("model_type")))
+    if own:
+        raise ConfigError(
+            f"{folder} needs Python code of its own repository ({', '.join(own)}), and clir runs none that you have not read\n"
+            "  read it, then: retriever.trust_remote_code=true retriever.revision=COMMIT (the 40 hex digits of what you read)"
+        )
 
 
 def _check_kind(folder: Path) -> None:
@@ -314,7 +455,7 @@ def _check_last_token(model: Any, folder: Path, pooling: Pooling) -> None:
         return
     tokenizer = model.tokenizer
     ids = tokenizer("a")["input_ids"]
-    if ids[-1] in tokenizer.all_special_ids:
+    if _is_closed(tokenizer, ids):
         return
     if pooling == "model" or tokenizer.eos_token is None:
         raise ConfigError(
@@ -323,6 +464,24 @@ def _check_last_token(model: Any, folder: Path, pooling: Pooling) -> None:
         )
     tokenizer.add_bos_token = ids[0] == tokenizer.bos_token_id
     tokenizer.add_eos_token = True
+
+
+def _is_closed(tokenizer: Any, ids: Sequence[int]) -> bool:
+    return ids[-1] in tokenizer.all_special_ids and ids[-1] != tokenizer.unk_token_id
+
+
+def check_suffix(model: Any, suffix: str, field: str) -> None:
+    """Raise ConfigError where the model pools the last token and `suffix` does not end in a special one."""
+    if not any(getattr(part, "pooling_mode", None) == "lasttoken" for part in model):
+        return
+    tokenizer = model.tokenizer
+    ids = tokenizer(f"a{suffix}")["input_ids"]
+    if not _is_closed(tokenizer, ids):
+        last = tokenizer.convert_ids_to_tokens(ids)[-1]
+        raise ConfigError(
+            f"{field}={suffix!r}: the model pools the last token, and its tokenizer reads that as {last!r}, no special token\n"
+            "  it is another model's closing token, or misspelt"
+        )
 
 
 def _compile(model: Any) -> None:

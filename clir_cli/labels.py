@@ -94,4 +94,6 @@ def _get(plain: Plain, key: str) -> Any:
 def _brief(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(_brief(v) for v in value)
+    if isinstance(value, dict):
+        return "+".join(f"{name}:{_brief(v)}" for name, v in value.items())
     return str(value).rstrip("/").rsplit("/", 1)[-1]

@@ -198,6 +198,10 @@ def _suggestions(code: str) -> list[str]:
 # Sentences. A hard mark ends one wherever it stands; a soft mark only before white space and no lower-case letter.
 _HARD = "。！？．｡।॥۔؟።፧၊။។៕༎։"
 _SOFT = ".!?…՞\u037e"  # ՞ stands on the vowel of the asked word, mostly inside a sentence; U+037E is the Greek question mark
+_HARD_SCRIPTS = {
+    "Hans": "。！？", "Jpan": "。！？", "Deva": "।॥", "Beng": "।", "Guru": "।", "Gujr": "।", "Orya": "।", "Telu": "।", "Knda": "।",
+    "Taml": "।", "Mlym": "।", "Sinh": "।", "Arab": "۔؟", "Ethi": "።፧", "Mymr": "၊။", "Khmr": "។៕", "Armn": "։", "Kore": "。！？",
+}  # fmt: skip
 _CLOSE = "\"'”’»›)\\]}）］｝」』】〉》〕＂＇"
 _END = re.compile(
     rf"(?P<hard>[{_SOFT}]*(?:[{_HARD}]|፡፡)[{_HARD}{_SOFT}]*)[{_CLOSE}]*"  # “ after 。 opens the next sentence
@@ -235,6 +239,19 @@ def split_sentences(text: str, *, max_chars: int = 1000) -> list[str]:
     lines = (line for line in text.splitlines() if line.strip())
     sentences = (sentence for line in lines for sentence in _sentences(line))
     return [piece for sentence in sentences for part in _phrases(sentence) for piece in _capped(part, max_chars)]
+
+
+def sentence_rules(code: str) -> str:
+    """By which of `split_sentences`'s rules a text in this language is divided, for listings.
+
+    Every rule runs on every text; this names the one that its script meets.
+    """
+    row = language(code)
+    if row.code in {"th", "lo"}:
+        return "phrases at white space"  # they mark no sentence
+    if row.script in _HARD_SCRIPTS:
+        return f"{_HARD_SCRIPTS[row.script]} anywhere, .!? before white space"
+    return ".;!? before white space" if row.script == "Grek" else ".!? before white space"
 
 
 def join_sentences(pieces: Sequence[str], lang: str) -> str:

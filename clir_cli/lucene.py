@@ -11,13 +11,15 @@ import importlib.util
 import json
 import mmap
 import os
+import queue
 import re
 import threading
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli.errors import LanguageError, RunError
 from clir_cli.languages import language
@@ -27,10 +29,14 @@ Java: TypeAlias = Any  # an object or class behind jnius, which has no types
 
 OLDEST_JAVA = 21  # what Anserini 1.7 is compiled for
 CHUNK = 100  # queries per Java call: Ctrl-C is heard between two calls
+BATCH = 100  # documents per Java call
 TERMS = "terms"  # the analyser of text that is terms already, with TERM_END after each
 TERM_END = "\x1f"  # "unit separator": every tokenizer drops it, so no term holds it
+TERM_CHARS = 255  # of a term, as Lucene's tokenizers have it
 
 _lock = threading.Lock()
+# jnius keeps the object of a call in the method, which all threads share: a thread that calls must be alone.
+_one_caller = threading.Lock()
 _running: tuple[str, int] | None = None  # heap and threads of this process's JVM
 _logger: Java = None  # Lucene's; Java forgets a logger's level when nobody holds the logger
 
@@ -91,19 +97,28 @@ def supports_thai(home: Path) -> bool:
 
 def check_analyser(kind: str) -> None:
     """Raise LanguageError where `analyser(kind)` would have nothing to give, naming what to choose instead."""
-    if kind == "whitespace" or _gram(kind):
+    if is_rule(kind):
         return
     row = language(kind)
-    choices = "retriever.analyser=ngram4 (character 4-grams)"
-    if row.spaces:
-        choices = f"retriever.analyser=whitespace (lower-cased words) or {choices}"
     if row.lucene is None:
-        raise LanguageError(f"Lucene has no analyser for {kind!r} ({row.name}): choose {choices}")
+        raise LanguageError(f"Lucene has no analyser for {kind!r} ({row.name}): choose {choices(kind)}")
     if kind == "th" and not supports_thai(home := java_home()):
         raise LanguageError(
             f"the Java at {home} cannot divide 'th' (Thai) into words: set JAVA_HOME to a full JDK, "
-            f"{OLDEST_JAVA} or newer, or choose {choices}"
+            f"{OLDEST_JAVA} or newer, or choose {choices(kind)}"
         )
+
+
+def is_rule(kind: str) -> bool:
+    """Whether a kind of analyser is one for any language: "whitespace" or "ngramN"."""
+    return kind == "whitespace" or _gram(kind) is not None
+
+
+def choices(lang: str) -> str:
+    """What works in a language that Lucene has no analyser for, as error messages say it."""
+    words = ["whitespace (lower-cased words)"] if language(lang).spaces else []
+    kinds = [*words, "icu (words by Unicode's rules)", "ngram4 (character 4-grams)"]
+    return " or ".join(f"retriever.analyser={kind}" for kind in kinds)
 
 
 def _gram(kind: str) -> int | None:
@@ -114,19 +129,26 @@ def _gram(kind: str) -> int | None:
 # The JVM --------------------------------------------------------------------------------------------------------------
 
 
-def start(heap: str, threads: int) -> None:
+def start(heap: str | None = None, threads: int | None = None) -> None:
     """Start the JVM unless it runs; its heap ("1g") and number of threads are those of the first call in a process.
+
+    Whoever does not mind gives none: it takes what runs, else 1g and 2 threads.
 
     Raises RunError where there is no jar, no Java that is new enough, or the JVM refuses to start.
     """
     global _running
     with _lock:
         if _running is None:
-            _start(heap, threads)
-            _running = heap, threads
-        elif _running != (heap, threads):
+            _running = heap or "1g", threads or 2
+            try:
+                _start(*_running)
+            except BaseException:
+                _running = None
+                raise
+        elif (asked := (heap or _running[0], threads or _running[1])) != _running:
             say(
-                f"Java runs already, with heap {_running[0]} and {_running[1]} threads, and keeps them (asked: {heap}, {threads})"
+                f"Java runs already, with heap {_running[0]} and {_running[1]} threads, and keeps them "
+                f"(asked: {asked[0]}, {asked[1]})"
             )
 
 
@@ -142,6 +164,9 @@ def _start(heap: str, threads: int) -> None:
     # -Xrs: else Ctrl-C kills the process without any `finally`. ActiveProcessorCount is the only way to limit Anserini's
     # threads: 1.7's batch_search ignores the number that it is given. SerialGC: two thirds of the memory, and no slower.
     options = [f"-Xmx{heap}", "-Xrs", f"-XX:ActiveProcessorCount={threads}", "-XX:+UseSerialGC"]
+    # Anserini logs to stdout, errors too; log4j's simple logger is silent and spares a third of the start.
+    options.append("-Dlog4j2.loggerContextFactory=org.apache.logging.log4j.simple.SimpleLoggerContextFactory")
+    options.append("-Dorg.apache.logging.log4j.simplelog.level=OFF")
     if int(str(java_version(home)).split(".")[0]) >= 23:
         options.append("--sun-misc-unsafe-memory-access=allow")  # else newer ones print a warning about Lucene 9
     with _environment(
@@ -160,10 +185,9 @@ def _start(heap: str, threads: int) -> None:
             jnius_config.set_options(*options)
             from jnius import autoclass
 
-            levels = autoclass("org.apache.logging.log4j.Level")
+            autoclass("java.lang.System")  # starts it
         except Exception as error:  # jnius raises bare Exception, SystemError and JavaException
             raise RunError(_did_not_start(home, options, str(error))) from error
-    autoclass("org.apache.logging.log4j.core.config.Configurator").setRootLevel(levels.OFF)  # Anserini logs to stdout
     _logger = autoclass("java.util.logging.Logger").getLogger("org.apache.lucene")
     _logger.setLevel(autoclass("java.util.logging.Level").SEVERE)
 
@@ -229,12 +253,39 @@ def _custom(tokenizer: str, *filters: str, **options: str) -> Java:
     return builder.build()
 
 
+def as_terms(terms: Iterable[str]) -> str:
+    """Terms as a text for the analyser TERMS; like Lucene's, one is cut after TERM_CHARS, and its end sign drops out."""
+    return "".join(term.replace(TERM_END, "")[:TERM_CHARS] + TERM_END for term in terms)
+
+
 def terms(analyser: Java, text: str) -> list[str]:
     """The terms that Lucene makes of a text, in its order."""
     from jnius import autoclass
 
     with _java_errors(f"analysing {text[:80]!r}"):
         return list(autoclass("io.anserini.analysis.AnalyzerUtils").analyze(analyser, _java_text(text)))
+
+
+def analyse(kind: str) -> Callable[[Sequence[str]], list[list[str]]]:
+    """What makes the terms of many texts by `analyser(kind)`; they leave Java as one JSON text per call."""
+    from jnius import autoclass
+
+    made, utils, lists = (
+        analyser(kind),
+        autoclass("io.anserini.analysis.AnalyzerUtils"),
+        autoclass("java.util.ArrayList"),
+    )
+    mapper = autoclass("com.fasterxml.jackson.databind.ObjectMapper")()
+
+    def terms_of(texts: Sequence[str]) -> list[list[str]]:
+        found = lists()
+        with _java_errors(f"analysing {len(texts)} texts"):
+            for text in texts:
+                found.add(utils.analyze(made, _java_text(text)))
+            answers: list[list[str]] = json.loads(mapper.writeValueAsString(found))
+        return answers
+
+    return terms_of
 
 
 def _java_text(text: str) -> str:
@@ -245,32 +296,23 @@ def _java_text(text: str) -> str:
 # Indexing and searching -----------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, docs: Iterable[tuple[str, Mapping[str, str]]]) -> int:
+def write(folder: Path, docs: Iterable[tuple[str, Mapping[str, str]]], *, vectors: bool = False) -> int:
     """Write an index of documents, each an id and its text by kind of analyser; returns how many it holds.
 
-    All texts of a document go into one field, each through its own analyser. One short Java call per document (17,000
-    documents of 100 words a second on 2 cores), so that Ctrl-C is heard and a document's error is raised, not lost.
+    All texts of a document go into one field, each through its own analyser. `vectors` keeps every document's terms, for
+    feedback. The JVM's threads each take BATCH documents at a time, so Ctrl-C is heard and a document's error is raised,
+    not lost; which thread took a document shows in no score and no order.
     """
-    from jnius import autoclass
-
-    bytes_ref = autoclass("org.apache.lucene.util.BytesRef")
-    analysers: dict[str, Java] = {}
-    forms: dict[int, tuple[Java, Java, Java, list[Java]]] = {}  # by number of texts; filled again for every document
-    writer, given = _writer(folder), 0
+    given, rows = 0, iter(docs)
+    first = list(islice(rows, 1))
+    main = next((kind for _, texts in first for kind in texts), "whitespace")  # most documents, if not all, are of it
+    writer = _writer(folder, main)
     try:
-        for doc_id, texts in docs:
-            for kind in texts.keys() - analysers.keys():
-                analysers[kind] = analyser(kind)
-            if len(texts) not in forms:
-                forms[len(texts)] = _form(len(texts))
-            document, name, order, contents = forms[len(texts)]
-            with _java_errors(f"indexing document {doc_id!r}"):
-                name.setStringValue(doc_id)
-                order.setBytesValue(bytes_ref(doc_id.encode()))
-                for field, (kind, text) in zip(contents, texts.items(), strict=True):
-                    field.setTokenStream(analysers[kind].tokenStream("contents", _java_text(text)))
-                writer.addDocument(document)
-            given += 1
+        with _Adders(writer, main, vectors) as adders:
+            rows = chain(first, rows)
+            while batch := list(islice(rows, BATCH)):
+                adders.add(batch)
+                given += len(batch)
         with _java_errors(f"writing the index {folder}"):
             held = int(writer.getDocStats().numDocs)
             writer.close()  # commits
@@ -281,11 +323,11 @@ def write(folder: Path, docs: Iterable[tuple[str, Mapping[str, str]]]) -> int:
     return held
 
 
-def _writer(folder: Path) -> Java:
+def _writer(folder: Path, kind: str) -> Java:
     from jnius import autoclass
 
     no_lock = autoclass("org.apache.lucene.store.NoLockFactory").INSTANCE  # the usual one needs flock of shared storage
-    config = autoclass("org.apache.lucene.index.IndexWriterConfig")()
+    config = autoclass("org.apache.lucene.index.IndexWriterConfig")(analyser(kind))
     config.setRAMBufferSizeMB(64.0)
     with _java_errors(f"opening {folder}"):
         path = autoclass("java.nio.file.Paths").get(str(folder))
@@ -293,28 +335,142 @@ def _writer(folder: Path) -> Java:
         return autoclass("org.apache.lucene.index.IndexWriter")(store, config)
 
 
-def _form(texts: int) -> tuple[Java, Java, Java, list[Java]]:
-    """A document as Anserini's indexer makes them, its id to read, its id to sort by, and a field for each text."""
-    from jnius import autoclass, cast
+class _Adders:
+    """Threads that hand documents to a writer; the first error of one is raised by the next `add` or at the end."""
 
-    store = autoclass("org.apache.lucene.document.Field$Store")
-    kind = autoclass("org.apache.lucene.document.FieldType")()
-    kind.setIndexOptions(autoclass("org.apache.lucene.index.IndexOptions").DOCS_AND_FREQS)  # no positions
-    document = autoclass("org.apache.lucene.document.Document")()
-    name = autoclass("org.apache.lucene.document.StringField")("id", "", store.YES)
-    order = autoclass("org.apache.lucene.document.BinaryDocValuesField")(
-        "id", autoclass("org.apache.lucene.util.BytesRef")(b"")
-    )
-    empty = autoclass("org.apache.lucene.analysis.miscellaneous.EmptyTokenStream")()
-    empty = cast("org.apache.lucene.analysis.TokenStream", empty)  # or jnius takes another constructor
-    contents = [autoclass("org.apache.lucene.document.Field")("contents", empty, kind) for _ in range(texts)]
-    for field in (name, order, *contents):
-        document.add(field)
-    return document, name, order, contents
+    def __init__(self, writer: Java, main: str, vectors: bool) -> None:
+        self.batches: queue.Queue[Sequence[tuple[str, Mapping[str, str]]] | None] = queue.Queue(2)
+        self.failed: list[BaseException] = []
+        threads = range(_running[1] if _running else 1)
+        self.threads = [threading.Thread(target=self._work, args=(writer, main, vectors)) for _ in threads]
+
+    def __enter__(self) -> _Adders:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def add(self, batch: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+        if self.failed:
+            raise self.failed[0]
+        self.batches.put(batch)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for _ in self.threads:
+            self.batches.put(None)
+        for thread in self.threads:
+            thread.join()
+        if self.failed and error is None:
+            raise self.failed[0]
+
+    def _work(self, writer: Java, main: str, vectors: bool) -> None:
+        from jnius import detach
+
+        try:
+            with _one_caller:
+                adder = _Adder(writer, main, vectors)
+            while (batch := self.batches.get()) is not None:
+                if not self.failed:
+                    adder.add(batch)
+        except BaseException as error:
+            self.failed.append(error)
+            while self.batches.get() is not None:  # or `add` would wait for room for ever
+                pass
+        finally:
+            detach()
+
+
+class _Adder:
+    """One thread's documents, filled again for every batch; they are as Anserini's indexer makes them."""
+
+    def __init__(self, writer: Java, main: str, vectors: bool) -> None:
+        from jnius import autoclass
+
+        self.writer, self.main = writer, main
+        self.kind = autoclass("org.apache.lucene.document.FieldType")()
+        self.kind.setIndexOptions(autoclass("org.apache.lucene.index.IndexOptions").DOCS_AND_FREQS)  # no positions
+        self.kind.setStoreTermVectors(vectors)
+        self.analysers: dict[str, Java] = {}
+        self.mixed: dict[int, tuple[Java, Java, Java, list[Java]]] = {}  # by number of texts
+        self.plain = [self._form(0) for _ in range(BATCH)]
+        self.list = autoclass("java.util.ArrayList")()
+        for document, *_ in self.plain:
+            self.list.add(document)
+
+    def add(self, batch: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+        """Add documents: those that the writer's own analyser reads in one Java call, others each in its own."""
+        with _java_errors(f"indexing documents {batch[0][0]!r} to {batch[-1][0]!r}"):
+            with _one_caller:
+                plain = self._fill(batch)
+            if plain is not None:
+                self.writer.addDocuments(plain)  # the writer is the same to all threads
+
+    def _fill(self, batch: Sequence[tuple[str, Mapping[str, str]]]) -> Java | None:
+        plain = 0
+        for doc_id, texts in batch:
+            if texts.keys() == {self.main}:
+                _, name, order, (content,) = self.plain[plain]
+                name.setStringValue(doc_id)
+                order.setBytesValue(doc_id.encode())
+                content.setStringValue(_java_text(texts[self.main]))
+                plain += 1
+            else:
+                self._add_mixed(doc_id, texts)
+        return self.list.subList(0, plain) if plain else None
+
+    def _add_mixed(self, doc_id: str, texts: Mapping[str, str]) -> None:
+        for kind in texts.keys() - self.analysers.keys():
+            self.analysers[kind] = analyser(kind)
+        if len(texts) not in self.mixed:
+            self.mixed[len(texts)] = self._form(len(texts))
+        document, name, order, contents = self.mixed[len(texts)]
+        name.setStringValue(doc_id)
+        order.setBytesValue(doc_id.encode())
+        for field, (kind, text) in zip(contents, texts.items(), strict=True):
+            field.setTokenStream(self.analysers[kind].tokenStream("contents", _java_text(text)))
+        self.writer.addDocument(document)
+
+    def _form(self, texts: int) -> tuple[Java, Java, Java, list[Java]]:
+        """A document, its id to read, its id to sort by, and a field for each of its texts; 0: one for the writer's analyser."""
+        from jnius import autoclass, cast
+
+        store = autoclass("org.apache.lucene.document.Field$Store")
+        document = autoclass("org.apache.lucene.document.Document")()
+        name = autoclass("org.apache.lucene.document.StringField")("id", "", store.YES)
+        nothing = autoclass("org.apache.lucene.util.BytesRef")(b"")
+        order = autoclass("org.apache.lucene.document.BinaryDocValuesField")("id", nothing)
+        if texts:
+            empty = autoclass("org.apache.lucene.analysis.miscellaneous.EmptyTokenStream")()
+            empty = cast("org.apache.lucene.analysis.TokenStream", empty)  # or jnius takes another constructor
+        else:
+            empty = cast("java.lang.CharSequence", autoclass("java.lang.String")(""))
+        contents = [
+            autoclass("org.apache.lucene.document.Field")("contents", empty, self.kind) for _ in range(texts or 1)
+        ]
+        for field in (name, order, *contents):
+            document.add(field)
+        return document, name, order, contents
+
+
+class Feedback(NamedTuple):
+    """Queries expanded from the best documents of a first search, as Anserini does it; needs an index with vectors."""
+
+    method: Literal["rm3", "rocchio"]
+    docs: int
+    terms: int
+    query_weight: float  # RM3: the original query's share; Rocchio: alpha
+    doc_weight: float  # Rocchio: beta; RM3 takes the rest of 1
+    english: bool  # RM3: only terms of a-z and 0-9, Anserini's default; it drops every other script's
 
 
 def search(
-    folder: Path, kind: str, queries: Sequence[tuple[str, str]], depth: int, *, k1: float, b: float
+    folder: Path,
+    kind: str,
+    queries: Sequence[tuple[str, str]],
+    depth: int,
+    *,
+    k1: float,
+    b: float,
+    feedback: Feedback | None = None,
 ) -> dict[str, list[tuple[str, float]]]:
     """The `depth` best documents of every query (id, text), as Anserini's searcher ranks and scores them.
 
@@ -332,6 +488,11 @@ def search(
     try:
         searcher.set_analyzer(analyser(kind))  # never set_language: it leaves English for what it does not know
         searcher.set_bm25(k1, b)
+        if feedback and feedback.method == "rm3":
+            searcher.set_rm3(None, feedback.terms, feedback.docs, feedback.query_weight, False, feedback.english)
+        elif feedback:  # the zeros and False: no documents from the ranking's end, which count against a term
+            numbers = (feedback.terms, feedback.docs, 0, 0, feedback.query_weight, feedback.doc_weight, 0.0)
+            searcher.set_rocchio(None, *numbers, False, False)
         for chunk in track(chunks, len(queries), "search", "queries", size=CHUNK):
             found.update(_answers(searcher, chunk, depth))
     finally:

@@ -199,7 +199,7 @@ def work(store: Store, step: Step) -> str:
     if step.stage == "rerank" and step.candidates:
         asked = f", at most {step.work} each" if step.work else ""
         return f"rerank {_queries(store, step)} x at most {step.candidates[1]} candidates{asked}"
-    return ""
+    return step.work
 
 
 def _documents(store: Store, step: Step) -> str:

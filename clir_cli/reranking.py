@@ -5,12 +5,61 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clir_cli.errors import RunError
 from clir_cli.files import read_json, write_json
-from clir_cli.types import Candidates, Journal
+from clir_cli.passages import Passages, Spans, passage_id, read_place, split_id
+from clir_cli.types import Candidates, Journal, Text
+
+if TYPE_CHECKING:
+    from clir_cli.steps import Step
+    from clir_cli.store import At
+    from clir_cli.views import DocView
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a reranker is shown of a candidate: its best passage, or with `how` every passage."""
+
+    docs: DocView
+    originals: tuple[Step, ...]  # the documents as they are, one step per part of the pool
+    how: Passages | None = None
+    tokens: Spans | None = None  # whose tokens `how` counts
+    tokenizer: Any = None  # which that is, for the identity
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        if self.how is None:
+            return {"best_passage": 1}
+        said: dict[str, Any] = {"passages": self.how.meaning, "aggregate": self.how.aggregate}
+        if self.how.aggregate == "topk_mean":
+            said["k"] = self.how.k
+        return said if self.tokenizer is None else {**said, "tokenizer": self.tokenizer}
+
+    def read(self, at: At, ids: Sequence[str]) -> dict[str, list[Text]]:
+        """Of every candidate (a doc_id, or with a place behind it) what is shown: its best passage, or all in order.
+
+        A best passage has the document's id, other passages have their own.
+        """
+        if self.how is None:
+            split = {i: split_id(i) for i in ids}
+            known = self.docs.versions(at, sorted({d for d, _ in split.values()}), self.originals)
+            return {i: [known[d].passage(read_place(place))] for i, (d, place) in split.items() if d in known}
+        known = self.docs.versions(at, ids, self.originals)
+        texts = {doc_id: version.text() for doc_id, version in known.items()}
+        found = {}
+        cuts = self.how.cut([text.parts[0][1] for text in texts.values()], self.tokens)
+        for (doc_id, text), spans in zip(texts.items(), cuts, strict=True):
+            spans = spans[:1] if self.how.aggregate == "first" else spans
+            cut = known[doc_id].cut(text.parts[0][0], spans)
+            found[doc_id] = [
+                Text(passage_id(doc_id, n), tuple((lang, t[slice(*cut.spans[lang][n])]) for lang, t in text.parts))
+                for n in range(len(spans))
+            ]
+        return found
 
 
 def write_shard(run: Any, candidates: Sequence[Candidates], journal: Journal, folder: Path) -> None:
@@ -37,7 +86,7 @@ def totals(journal: Journal) -> dict[str, float]:
             total[name] = total.get(name, 0) + amount
     if "rounds" in total:
         total["rounds"] = max(row.get("rounds", 0) for row in journal.queries.values())
-    served = {answer["model"] for answer in journal.answers if answer.get("model")}
+    served = {(answer["model"], answer.get("fingerprint")) for answer in journal.answers if answer.get("model")}
     if len(served) > 1:  # an alias that came to mean another model on the way; llms/openai.py has warned of it
         total["model_changes"] = len(served) - 1
     return total

@@ -163,6 +163,12 @@ def role(cls: type[Any], name: str) -> str | None:
     return next((str(f.metadata.get("role", "indexed")) for f in dataclasses.fields(cls) if f.name == name), None)
 
 
+def is_path(cls: type[Any], name: str) -> bool:
+    """Whether a field names files: a model's folder, or others whose bytes count."""
+    metadata: Mapping[str, Any] = next((f.metadata for f in dataclasses.fields(cls) if f.name == name), {})
+    return metadata.get("role") in {"content", "model"} or bool(metadata.get("content"))
+
+
 def complete(node: dict[str, Any], cls: type[Any] | None = None) -> None:
     """Write the defaults of a component, and of the components in it, into its node."""
     for value in node.values():

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from clir_cli import reranking, selection, views
+from clir_cli import ledger, passages, reranking, selection, translation, truncation, views
 from clir_cli.config import Config, known_revision
 from clir_cli.docstore import Docstore
 from clir_cli.docstore import write as write_docs
 from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
+from clir_cli.expansion import Expansion, ProvidedQueries, check_aggregate, to_fields
 from clir_cli.files import read_json
+from clir_cli.passages import Passages
 from clir_cli.progress import say, track
 from clir_cli.rerankers.cascade import Cascade
+from clir_cli.rerankers.listwise import Listwise
 from clir_cli.rerankers.none import Keep
 from clir_cli.rerankers.oracle import JudgedReranker
+from clir_cli.rerankers.pairwise import Pairwise
+from clir_cli.rerankers.setwise import Setwise
+from clir_cli.reranking import Shown
+from clir_cli.retrievers.expanded import Expanded
 from clir_cli.retrievers.hybrid import Hybrid
 from clir_cli.retrievers.run_file import RunFile
-from clir_cli.steps import Counts, Needs, Ranking, Shards, Step, derives, digest, identity
+from clir_cli.retrievers.single_vector import SingleVector
+from clir_cli.steps import Counts, Needs, Ranking, Shards, Step, derives, digest, identity, model_identity, pending
 from clir_cli.store import At, Store
 from clir_cli.translators.provided import Provided
-from clir_cli.types import Candidates, DerivingRetriever, Doc, Journal, LanguageAware, ShardedRetriever
-from clir_cli.views import DocView, Fields, QueryView, read_queries, write_queries
+from clir_cli.types import Candidates, DerivingRetriever, Doc, Journal, LanguageAware, Run, ShardedRetriever, Text
+from clir_cli.views import DocView, ExpandedView, Fields, PassageView, QueryView, read_queries, write_queries
 
 TRANSLATE_DOCS = 2_000  # documents in a shard of translation
+CUT_DOCS = 10_000  # documents in a shard of passages
+EXPAND_TEXTS = 500  # texts in a shard of expansion
 RERANK_QUERIES = 64  # queries in a shard of reranking: their prompts are batched together
 
 
@@ -117,7 +129,7 @@ class Stages:
         self, cfg: Config, translator: Any, source: str, target: str, only: tuple[Ranking, int] | None = None
     ) -> Step:
         """The collection in another language; with `only`, just the candidates of a ranking."""
-        original, translator = self.docs(cfg, source), self._concrete(translator, source, target)
+        original = self.docs(cfg, source)
         label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.{source}-{target}"
         meaning = self._translation(cfg, translator, "docs", source, target)
         if isinstance(translator, Provided):
@@ -161,25 +173,34 @@ class Stages:
             else:
                 docs = list(store.find(wanted[begin : begin + TRANSLATE_DOCS]).values())
             rows, counts = self._translate([d.fields for d in docs], translator, source, target)
-            shown = [doc._replace(fields=f, lang=target) for doc, f in zip(docs, rows, strict=True)]
+            shown = [
+                doc._replace(fields={name: made.text for name, made in row.items()}, lang=target)
+                for doc, row in zip(docs, rows, strict=True)
+            ]
             with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:
                 out.writelines(json.dumps(list(d), ensure_ascii=False) + "\n" for d in shown)
+            starts = ({name: made.starts for name, made in row.items()} for row in rows)
+            translation.write_alignment(
+                zip((d.doc_id for d in docs), starts, strict=True), folder / translation.ALIGNMENT
+            )
             return {"documents": len(docs), **counts}
 
         def make(at: At) -> Counts:
             write_docs(_joined(at.shards()), at.draft, "warn", "error")
+            _append([shard / translation.ALIGNMENT for shard in at.shards()], at.draft / translation.ALIGNMENT)
+            _tell_translated([read_json(shard / "counts.json") for shard in at.shards()], label)
             _drop_shards(at)
             return {}
 
         return self._step(Step(
             "translate", label, cfg.plain, meaning, make, parents=(original,), candidates=only,
             shards=Shards(total, shard, "documents", TRANSLATE_DOCS), needs=_needs(translator),
+            check=self._checks(translator, source, target),
         ))  # fmt: skip
 
     def translated_topics(self, cfg: Config, translator: Any, target: str) -> Step:
         """The selected topics in another language."""
         original, source = self.topics(cfg), cfg.dataset.query_lang
-        translator = self._concrete(translator, source, target)
         meaning = self._translation(cfg, translator, "topics", source, target)
         label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.topics.{source}-{target}"
 
@@ -191,14 +212,17 @@ class Stages:
                 counts: Counts = {"missing": missing}
                 _tell(counts, label, {"missing": f"topics without a translation ({translator.missing})"})
             else:
-                fields, counts = self._translate([q.fields for q in queries], translator, source, target)
+                translated, counts = self._translate([q.fields for q in queries], translator, source, target)
+                fields = [{name: made.text for name, made in row.items()} for row in translated]
                 rows = [q._replace(fields=f, lang=target) for q, f in zip(queries, fields, strict=True)]
+                _tell_translated([counts], label)
             write_queries(rows, at.draft)
             return {"queries": len(rows), **counts}
 
-        return self._step(
-            Step("translate", label, cfg.plain, meaning, make, parents=(original,), needs=_needs(translator))
-        )
+        return self._step(Step(
+            "translate", label, cfg.plain, meaning, make, parents=(original,), needs=_needs(translator),
+            check=self._checks(translator, source, target),
+        ))  # fmt: skip
 
     def _concrete(self, translator: Any, source: str, target: str) -> Any:
         """The translator of one direction, where a family has a model for each: `opus-mt-{source}-{target}`."""
@@ -208,6 +232,23 @@ class Stages:
         revision = known_revision(name, self.store.root / "models.lock")
         return replace(translator, model=name, source=source, target=target, revision=revision)
 
+    def _legs(self, translator: Any, source: str, target: str) -> list[translation.Leg]:
+        """The directions that lead from source to target, each with the translator that goes it."""
+        found = translation.legs(translator, source, target)
+        return [leg._replace(translator=self._concrete(leg.translator, leg.source, leg.target)) for leg in found]
+
+    def _checks(self, translator: Any, source: str, target: str) -> Callable[[], None] | None:
+        """What the translator refuses before anything runs: a model folder that lacks a file, a language it has not."""
+        if isinstance(translator, Provided):
+            return None
+
+        def check() -> None:
+            for leg in self._legs(translator, source, target):
+                if hasattr(leg.translator, "check"):
+                    leg.translator.check(leg.source, leg.target)
+
+        return check
+
     def _translation(
         self, cfg: Config, translator: Any, part: Literal["docs", "topics"], source: str, target: str
     ) -> dict[str, Any]:
@@ -216,40 +257,50 @@ class Stages:
             raise ConfigError(
                 f"{part} in {source!r} are to be seen in {target!r}: choose a translator, e.g. translator=nllb_600m"
             )
-        said: dict[str, Any] = {
-            "translator": identity(translator, self.store.prints),
-            "part": part,
-            "source": source,
-            "target": target,
-        }
+        said: dict[str, Any] = {"part": part, "source": source, "target": target}
         if isinstance(translator, Provided):
+            said["translator"] = identity(translator, self.store.prints)
             if translator.file is not None:
                 said["file"] = self.store.prints.fingerprint(translator.path(source, target))
             elif part == "topics":
-                said["topics"] = self._files(
-                    cfg.dataset.source("topics", target, "" if translator.source == "parallel" else translator.source)
-                )
-        elif (reason := translator.directions(source, target)) is not None:
-            raise LanguageError(
-                f"translator {type(translator).__name__} cannot translate {source} to {target}: {reason}"
-            )
-        elif hasattr(translator, "engine"):
-            said["engine"] = translator.engine(source, target)
+                said["topics"] = self._files(cfg.dataset.source("topics", target, translator.edition or ""))
+            return said
+        first, *onward = [self._leg(leg) for leg in self._legs(translator, source, target)]
+        return {**said, **first, **({"pivot": translator.pivot, "onward": onward} if onward else {})}
+
+    def _leg(self, leg: translation.Leg) -> dict[str, Any]:
+        """What decides one direction of a translation. Raises LanguageError for one that the translator has not."""
+        if (reason := leg.translator.directions(leg.source, leg.target)) is not None:
+            name = type(leg.translator).__name__
+            raise LanguageError(f"translator {name} cannot translate {leg.source} to {leg.target}: {reason}")
+        said: dict[str, Any] = {"translator": identity(leg.translator, self.store.prints)}
+        if hasattr(leg.translator, "engine"):
+            said["engine"] = leg.translator.engine(leg.source, leg.target)
         return said
+
+    @contextmanager
+    def way(self, translator: Any, source: str, target: str) -> Iterator[list[translation.Leg]]:
+        """The directions that lead from source to target, each with this store's memory of it."""
+        with ExitStack() as stack:
+            found = []
+            for leg in self._legs(translator, source, target):
+                name = digest(self._leg(leg))
+                memory = stack.enter_context(closing(self.store.memory(f"translations/{name}")))
+                found.append(leg._replace(memory=memory, identity=name))
+            yield found
+
+    def open_models(self, translator: Any, source: str, target: str) -> list[str]:
+        """The hub models of a translation whose revision is to be resolved."""
+        meanings = [self._leg(leg) for leg in self._legs(translator, source, target)]
+        return [found.model for found in pending(meanings) if found.model]
 
     def _translate(
         self, rows: Sequence[Mapping[str, str]], translator: Any, source: str, target: str
-    ) -> tuple[list[dict[str, str]], Counts]:
+    ) -> tuple[list[dict[str, translation.Translated]], Counts]:
         """Field by field: title and body are translated and stored apart."""
-        from clir_cli.translation import translate_texts
-
         texts = [text for row in rows for text in row.values()]
-        name = digest({"translator": identity(translator, self.store.prints)})
-        memory = self.store.memory(f"translations/{name}")
-        try:
-            translated, counts = translate_texts(texts, translator, source, target, memory, name)
-        finally:
-            memory.close()
+        with self.way(translator, source, target) as way:
+            translated, counts = translation.translate_through(texts, way)
         given = iter(translated)
         return [{name: next(given) for name in row} for row in rows], asdict(counts)
 
@@ -285,6 +336,156 @@ class Stages:
             parts.append(tuple(columns))
         return DocView(tuple(parts), Fields(node.doc_fields or dataset.doc_fields, dataset.field_separator))
 
+    # Passages -----------------------------------------------------------------------------------------------------------
+
+    def passages(self, cfg: Config, docs: DocView, how: Passages, component: Any, first: bool) -> PassageView:
+        """The view's documents cut into passages; `component` is whose tokens count. `first`: no more than one each."""
+        originals = tuple(self.docs(cfg, lang) for lang in cfg.dataset.doc_langs)
+        tokens = passages.tokens_of(component)
+        if how.unit == "tokens" and tokens is None:
+            raise ConfigError(
+                f"passages.unit=tokens: {type(component).__name__} has no tokens of its own; choose words or sentences"
+            )
+        meaning = {
+            "cut": how.meaning, "first": first, "shown": [[lang for lang, _ in part] for part in docs.parts],
+            **_fields_meaning(docs.fields),
+            **({"tokenizer": self._tokenizer(component)} if how.unit == "tokens" else {}),
+        }  # fmt: skip
+
+        def shard(at: At, i: int, folder: Path) -> Counts:
+            texts = list(docs.read(at, i * CUT_DOCS, (i + 1) * CUT_DOCS))
+            cuts = how.cut([text.parts[0][1] for text in texts], tokens)
+            found = 0
+            with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:
+                known = docs.versions(at, [text.id for text in texts], originals)
+                for text, spans in zip(texts, cuts, strict=True):
+                    cut = known[text.id].cut(text.parts[0][0], spans[:1] if first else spans)
+                    found += len(cut.places)
+                    out.write(json.dumps([text.id, cut.fields(), text.lang], ensure_ascii=False) + "\n")
+            return {"documents": len(texts), "passages": found}
+
+        def make(at: At) -> Counts:
+            import numpy as np
+
+            firsts = [0]
+
+            def rows() -> Iterator[Doc]:
+                for doc in _joined(at.shards()):
+                    firsts.append(firsts[-1] + len(doc.fields["original"].split(" ")))
+                    yield doc
+
+            write_docs(rows(), at.draft, "warn", "error")
+            np.save(at.draft / "firsts.npy", np.asarray(firsts))
+            _drop_shards(at)
+            return {}
+
+        label = f"{cfg.labels['dataset']}{cfg.dataset.selection}.{'+'.join(docs.langs)}.{how.unit}{how.window}"
+        step = self._step(Step(
+            "passages", label, cfg.plain, meaning, make, tuple(dict.fromkeys([*docs.steps, *originals])),
+            shards=Shards(docs.count, shard, "documents", CUT_DOCS),
+            needs=_needs(component) if how.unit == "tokens" else Needs(), work=f"cut documents at {how.window} {how.unit}",
+        ))  # fmt: skip
+        return PassageView(docs, step)
+
+    def _tokenizer(self, component: Any) -> Any:
+        """Whose tokens count: a model's, or what else decides the component's index."""
+        whole = identity(component, self.store.prints, "index")
+        if any(f.metadata.get("role") == "model" and f.name == "model" for f in fields(component)):
+            model = model_identity(component.model, getattr(component, "revision", None), self.store.prints)
+            return {"model": model, "engines": whole.get("engines")}
+        return whole
+
+    def _units(self, cfg: Config) -> DocView | PassageView:
+        """What the first stage indexes: the documents as it sees them, or their passages."""
+        docs, how = self.doc_view(cfg, "retrieve"), cfg.retrieve.passages
+        return docs if how is None else self.passages(cfg, docs, how, cfg.retriever, how.aggregate == "first")
+
+    # Expansion ----------------------------------------------------------------------------------------------------------
+
+    def _indexed(self, cfg: Config) -> DocView | PassageView | ExpandedView:
+        """What is indexed: documents or passages, with the queries that `retrieve.expansion` has for each."""
+        units, how = self._units(cfg), cfg.retrieve.expansion
+        if how is None:
+            return units
+        if not isinstance(how, Expansion):
+            raise ConfigError("retrieve.expansion must be a component of clir_cli.expansion; experiment=xqg sets one")
+        check_aggregate(how, _has_single_vectors(cfg.retriever), type(cfg.retriever).__name__)
+        step = (
+            self._provided_queries(cfg, units, how)
+            if isinstance(how, ProvidedQueries)
+            else self._written(cfg, units, how)
+        )
+        return ExpandedView(units, step, _query_langs(cfg, how), how.aggregate == "concat_text")
+
+    def _expansion(self, cfg: Config, units: DocView | PassageView, how: Expansion) -> tuple[dict[str, Any], str]:
+        """What decides the queries of every text, and what the step is called."""
+        docs, langs = units.docs if isinstance(units, PassageView) else units, _query_langs(cfg, how)
+        meaning = {
+            "component": identity(how, self.store.prints, "index"), "langs": langs,
+            "shown": [[lang for lang, _ in part] for part in docs.parts], **_fields_meaning(docs.fields),
+        }  # fmt: skip
+        shown = f"{'+'.join(docs.langs)}-{'+'.join(langs)}"
+        return meaning, f"{type(how).__name__}.{cfg.labels['dataset']}{cfg.dataset.selection}.{shown}"
+
+    def _provided_queries(self, cfg: Config, units: DocView | PassageView, how: ProvidedQueries) -> Step:
+        meaning, label = self._expansion(cfg, units, how)
+        langs = _query_langs(cfg, how)
+
+        def make(at: At) -> Counts:
+            path = Path(how.file).expanduser()
+            with _unchanged((path,)):
+                rows = (Doc(i, to_fields(queries), "") for i, queries in how.read(langs))
+                written = write_docs(track(rows, None, f"expand {label}", "lines"), at.draft)
+            lacking = total = 0
+            for texts in _chunks(units.read(at), views.CHUNK):
+                found = views.stored_queries(at.draft, units, [text.id for text in texts])
+                absent = [text.id for text in texts if text.id not in found]
+                if absent and how.missing == "error":
+                    raise DataError(
+                        f"{path} has no queries for {absent[0]!r}\n"
+                        "  retrieve.expansion.missing=count indexes such texts as they are and counts them"
+                    )
+                lacking, total = lacking + len(absent), total + len(texts)
+            counts = {"documents": total, "lines": written["documents"], "without_queries": lacking}
+            _tell(counts, label, {"without_queries": "texts without queries, indexed as they are"})
+            return counts
+
+        work = f"look up {how.n} queries in {', '.join(langs)} for each text"
+        return self._step(Step("expand", label, cfg.plain, meaning, make, units.steps, work=work))
+
+    def _written(self, cfg: Config, units: DocView | PassageView, how: Any) -> Step:
+        meaning, label = self._expansion(cfg, units, how)
+        langs = _query_langs(cfg, how)
+
+        def shard(at: At, i: int, folder: Path) -> Counts:
+            texts = list(units.read(at, i * EXPAND_TEXTS, (i + 1) * EXPAND_TEXTS))
+            with ExitStack() as stack:
+                writer = how
+                if hasattr(how, "llm"):
+                    from clir_cli.llms.remembered import Remembered
+
+                    name = digest({"llm": identity(how.llm, self.store.prints), "repeat": 0, "seed": 0})
+                    memory = stack.enter_context(closing(self.store.memory(f"answers/{name}")))
+                    writer = replace(how, llm=Remembered(how.llm, memory, name, ledger.of_step(how.llm, at.draft)))
+                found, counts = writer.write(texts, langs)
+            rows = ([text.id, to_fields(of), ""] for text, of in zip(texts, found, strict=True))
+            with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:
+                out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            return {"documents": len(texts), **counts}
+
+        def make(at: At) -> Counts:
+            truncation.warn("expansion", "texts", truncation.of_shards(at.shards()), how.reads)
+            write_docs(_joined(at.shards()), at.draft, "warn", "error")
+            _drop_shards(at)
+            return {}
+
+        return self._step(Step(
+            "expand", label, cfg.plain, meaning, make, units.steps, needs=_needs(how),
+            shards=Shards(units.count, shard, "texts", EXPAND_TEXTS),
+            work=f"write {how.n} queries in {', '.join(langs)} for each text",
+            check=getattr(getattr(how, "llm", None), "check", None),
+        ))  # fmt: skip
+
     # First stage --------------------------------------------------------------------------------------------------------
 
     def first_stage(self, cfg: Config) -> Ranking:
@@ -307,16 +508,26 @@ class Stages:
 
     def index(self, cfg: Config) -> Step:
         """The collection made searchable: by the retriever's fields that are not `searched`, and the documents' view alone."""
-        retriever, docs = cfg.retriever, self.doc_view(cfg, "retrieve")
+        retriever, docs, seen = cfg.retriever, self._indexed(cfg), self.doc_view(cfg, "retrieve")
         component = identity(retriever, self.store.prints, "index")
-        shown = [[lang for lang, _ in part] for part in docs.parts]
-        meaning = {"component": component, "shown": shown, **_fields_meaning(docs.fields)}
+        shown = [[lang for lang, _ in part] for part in seen.parts]
+        meaning = {"component": component, "shown": shown, **_fields_meaning(seen.fields)}
+        expansion = cfg.retrieve.expansion
+        if expansion is not None:
+            meaning["expansion"] = expansion.combination
+        if files := [self.store.prints.fingerprint(f) for f in _index_files(retriever, docs.langs)]:
+            meaning["files"] = files
         label = f"{cfg.labels['retriever']}.{cfg.labels['dataset']}{cfg.dataset.selection}.{'+'.join(docs.langs)}"
         if isinstance(retriever, ShardedRetriever):
             size = retriever.shard_docs
 
             def shard(at: At, i: int, folder: Path) -> Counts:
-                retriever.index_shard(list(docs.read(at, i * size, (i + 1) * size)), folder)
+                texts, encoder = list(docs.read(at, i * size, (i + 1) * size)), retriever
+                if isinstance(docs, ExpandedView) and not docs.shown:
+                    alpha = expansion.alpha if expansion.aggregate == "weighted" else None
+                    assert isinstance(retriever, SingleVector)
+                    encoder = Expanded.over(retriever, docs.queries(at, [text.id for text in texts]), alpha)
+                encoder.index_shard(texts, folder)
                 report = folder / "report.json"
                 return {
                     "documents": min(size, docs.count(at) - i * size),
@@ -324,13 +535,19 @@ class Stages:
                 }
 
             shards = Shards(docs.count, shard, "documents", size)
+
+            def finish(at: At) -> Counts:
+                cut_at = getattr(retriever, "doc_tokens", None)
+                truncation.warn(cfg.labels["retriever"], "documents", truncation.of_shards(at.shards()), cut_at)
+                return {}
+
             return self._step(
                 Step(
                     "index",
                     label,
                     cfg.plain,
                     meaning,
-                    lambda at: {},
+                    finish,
                     docs.steps,
                     shards=shards,
                     needs=_needs(retriever),
@@ -352,7 +569,7 @@ class Stages:
         files = [self.store.prints.fingerprint(f) for f in _own_files(retriever, query_langs, doc_langs)]
         meaning = {
             "component": identity(retriever, self.store.prints, "derive"),
-            "langs": [list(query_langs), list(doc_langs)],
+            **({"langs": [list(query_langs), list(doc_langs)]} if retriever.derives_per_language else {}),
             **({"files": files} if files else {}),
         }
         label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
@@ -366,7 +583,8 @@ class Stages:
         """The collection ranked for every query, `retrieve.depth` documents deep."""
         if isinstance(cfg.retriever, RunFile):
             return self._run_file(cfg)
-        queries, docs = self.query_view(cfg, "retrieve", whole), self.doc_view(cfg, "retrieve")
+        queries, docs, how = self.query_view(cfg, "retrieve", whole), self._indexed(cfg), cfg.retrieve.passages
+        units = docs.units if isinstance(docs, ExpandedView) else docs
         if isinstance(cfg.retriever, LanguageAware):
             cfg.retriever.check_languages(queries.langs, docs.langs)
         indexed, depth = self.index(cfg), cfg.retrieve.depth
@@ -379,16 +597,29 @@ class Stages:
             **_fields_meaning(queries.fields),
             **({"files": files} if files else {}),
         }
+        if how is not None:
+            more_than_most = {"k": how.k} if how.aggregate == "topk_mean" else {}
+            meaning["passages"] = {"aggregate": how.aggregate, "tie_break": tie_break(cfg), **more_than_most}
 
         def make(at: At) -> Counts:
             from clir_cli import runs
 
             texts = queries.read(at)
             more = {} if derived is None else {"derived": at[derived]}
-            run = cfg.retriever.search(at[indexed], texts, depth, **more)
-            _check_queries(run, texts)
-            runs.write_trec(runs.cut(run, depth), at.draft / "run.trec")
-            return {"queries": len(texts)}
+            counts: dict[str, float] = {}
+
+            def search(asked: Sequence[Text], deep: int) -> Run:
+                run: Run = cfg.retriever.search(at[indexed], asked, deep, **more)
+                _check_queries(run, asked)
+                counts.update(run.attrs.get("counts", {}))
+                return run
+
+            if isinstance(units, PassageView) and how is not None:
+                run = _documents_by_passages(cfg, at, units, how, search, texts)
+            else:
+                run = runs.cut(search(texts, depth), depth)
+            runs.write_trec(run, at.draft / "run.trec")
+            return {"queries": len(texts), **counts}
 
         label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
         return self._step(
@@ -400,6 +631,7 @@ class Stages:
                 make,
                 (indexed, *((derived,) if derived else ()), *queries.steps),
                 needs=_needs(cfg.retriever),
+                check=getattr(cfg.retriever, "check", None),
             )
         )
 
@@ -451,6 +683,9 @@ class Stages:
 
             read = [runs.read_made(at[step] / "run.trec") for step in parts]
             run = runs.cut(fuse(read), cfg.retrieve.depth)
+            found = [passages.read_best(at[step]) for step in parts]
+            if (best := passages.fused_best(list(zip(read, found, strict=True)), run)) is not None:
+                passages.write_best(best, at.draft)
             runs.write_trec(run, at.draft / "run.trec")
             return {"queries": run["query_id"].nunique()}
 
@@ -465,14 +700,17 @@ class Stages:
         if isinstance(cfg.reranker, Keep):
             return []
         if not isinstance(cfg.reranker, Cascade):
-            return [self.rerank(cfg, first, cfg.rerank.depth)]
+            return [self.rerank(cfg, first, cfg.rerank.depth, first)]
         rankings: list[Ranking] = []
         for part, depth in zip(cfg.cascade, cfg.reranker.depths, strict=True):
-            rankings.append(self.rerank(part, rankings[-1] if rankings else first, depth))
+            rankings.append(self.rerank(part, rankings[-1] if rankings else first, depth, first))
         return rankings
 
-    def rerank(self, cfg: Config, ranking: Ranking, depth: int) -> Ranking:
-        """The first `depth` documents of `ranking` in the reranker's order; identified by which they are, not by how they were found."""
+    def rerank(self, cfg: Config, ranking: Ranking, depth: int, first: Ranking) -> Ranking:
+        """The first `depth` documents of `ranking` in the reranker's order; identified by which they are, not by how they were found.
+
+        `first` is the ranking whose passages `rerank.unit` may mean.
+        """
         reranker, dataset = cfg.reranker, cfg.dataset
         queries = self.query_view(cfg, "rerank")
         docs = self._seen_by_reranker(cfg, (ranking, depth))
@@ -493,15 +731,21 @@ class Stages:
         }  # fmt: skip
         if isinstance(reranker, JudgedReranker):
             meaning["qrels"] = self._qrels_meaning(cfg)
+        shown, candidates = self._unit(cfg, docs, originals), ranking
+        if shown is not None:
+            meaning["unit"] = shown.meaning
+            candidates = Ranking(self._select(cfg, ranking, depth, first)) if shown.how is None else ranking
 
         def total(at: At) -> int:
-            return len(at.store.lists(ranking, depth))
+            return len(at.store.lists(candidates, depth))
 
         def shard(at: At, i: int, folder: Path) -> Counts:
-            chosen = dict(list(at.store.lists(ranking, depth).items())[i * RERANK_QUERIES : (i + 1) * RERANK_QUERIES])
-            return self._rerank_shard(cfg, at, chosen, queries, docs, folder)
+            lists = list(at.store.lists(candidates, depth).items())
+            chosen = dict(lists[i * RERANK_QUERIES : (i + 1) * RERANK_QUERIES])
+            return self._rerank_shard(cfg, at, chosen, queries, docs, folder, shown)
 
         def make(at: At) -> Counts:
+            truncation.warn(cfg.labels["reranker"], "documents", truncation.of_shards(at.shards()))
             reranking.join_shards(at.shards(), at.draft)
             _drop_shards(at)
             return {}
@@ -509,8 +753,8 @@ class Stages:
         label = f"{cfg.labels['reranker']}.{cfg.labels['retriever']}.{pair_label(cfg)}"
         step = self._step(Step(
             "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals, *given), made,
-            (ranking, depth), Shards(total, shard, "queries", RERANK_QUERIES), _needs(reranker),
-            f"{reranker.calls(depth)} calls" if hasattr(reranker, "calls") else "", getattr(reranker, "check", None),
+            (candidates, depth), Shards(total, shard, "queries", RERANK_QUERIES), _needs(reranker),
+            _calls(reranker, depth, shown), getattr(reranker, "check", None),
         ))  # fmt: skip
         return Ranking(step, ranking if cfg.rerank.tail == "keep" else None)
 
@@ -529,19 +773,92 @@ class Stages:
             return whole
         return self.doc_view(cfg, "rerank", candidates)
 
+    def _unit(self, cfg: Config, docs: DocView, originals: Sequence[Step]) -> Shown | None:
+        """What the reranker is shown of a candidate; None: the whole document."""
+        unit = cfg.rerank.unit
+        if unit == "document" or isinstance(cfg.reranker, JudgedReranker):  # judgments are of documents
+            return None
+        stages = [part for part in (cfg.parts or (cfg,)) if not isinstance(part.retriever, RunFile | Hybrid)]
+        found = next((part for part in stages if part.retrieve.passages is not None), None)
+        if unit == "best_passage":
+            if found is None:
+                raise ConfigError(
+                    "rerank.unit=best_passage: the first stage ranks whole documents and knows no best passage\n"
+                    "  give it some, e.g. 'retrieve.passages={unit:sentences,window:6}', or choose rerank.unit=passages with rerank.passages"
+                )
+            return Shown(docs, tuple(originals))
+        if isinstance(cfg.reranker, Listwise | Pairwise | Setwise):
+            raise ConfigError(
+                f"rerank.unit=passages: {type(cfg.reranker).__name__} orders its candidates and scores none: there is nothing to sum up over passages\n"
+                "  choose rerank.unit=best_passage, or a reranker that scores each text, e.g. a cross-encoder"
+            )
+        how, whose = cfg.rerank.passages, cfg.reranker
+        if how is None:
+            if found is None or found.retrieve.passages is None:
+                raise ConfigError(
+                    "rerank.unit=passages: nothing says how to cut; give e.g. 'rerank.passages={unit:sentences,window:6}'"
+                )
+            how, whose = found.retrieve.passages, found.retriever
+        tokens = passages.tokens_of(whose) if how.unit == "tokens" else None
+        if how.unit == "tokens" and tokens is None:
+            raise ConfigError(
+                f"rerank.passages.unit=tokens: {type(whose).__name__} has no tokens of its own; choose words or sentences"
+            )
+        tokenizer = self._tokenizer(whose) if how.unit == "tokens" else None
+        return Shown(docs, tuple(originals), replace(how, aggregate=cfg.rerank.aggregate), tokens, tokenizer)
+
+    def _select(self, cfg: Config, ranking: Ranking, depth: int, first: Ranking) -> Step:
+        """The candidates with their best passages: `doc_id#place` for doc_id, the place as in passages.place."""
+
+        def make(at: At) -> Counts:
+            from clir_cli import runs
+
+            found = passages.read_best(at[first.step])
+            assert found is not None
+            best = {(q, d): p for q, d, p in zip(found["query_id"], found["doc_id"], found["original"], strict=True)}
+            lists = at.store.lists(ranking, depth)
+            hits = {
+                q: [(f"{d}{passages.JOINT}{best.get((q, d), '')}", float(len(docs) - i)) for i, d in enumerate(docs)]
+                for q, docs in lists.items()
+            }
+            runs.write_trec(runs.from_hits(hits), at.draft / "run.trec")
+            asked = [(q, d) for q, docs in lists.items() for d in docs]
+            counts = {"queries": len(lists), "documents": len(asked), "whole": sum(a not in best for a in asked)}
+            _tell(
+                counts, label, {"whole": "candidates without a passage, found by a part without passages: shown whole"}
+            )
+            return counts
+
+        label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
+        parents = tuple(dict.fromkeys([*ranking.steps, first.step]))
+        return self._step(
+            Step(
+                "select", label, cfg.plain, {"depth": depth, "rule": 1}, make, parents, work="look up the best passages"
+            )
+        )
+
     def _rerank_shard(
-        self, cfg: Config, at: At, lists: Mapping[str, list[str]], queries: QueryView, docs: DocView, folder: Path
-    ) -> Counts:
+        self, cfg: Config, at: At, lists: Mapping[str, list[str]], queries: QueryView, docs: DocView, folder: Path,
+        shown: Shown | None,
+    ) -> Counts:  # fmt: skip
         texts = {q.id: q for q in queries.read(at)}
-        found = docs.find(at, sorted({d for ids in lists.values() for d in ids}))
+        ids = sorted({d for docs_of in lists.values() for d in docs_of})
+        found = {d: [t] for d, t in docs.find(at, ids).items()} if shown is None else shown.read(at, ids)
         absent = [(q, d) for q, ids in lists.items() for d in ids if d not in found]
         if absent:
             raise DataError(
                 f"{len(absent)} candidates have no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}"
             )
-        candidates = [Candidates(texts[q], [found[d] for d in ids]) for q, ids in lists.items() if q in texts]
+        documents = [Candidates(texts[q], [found[d][0] for d in ids]) for q, ids in lists.items() if q in texts]
+        candidates = documents
+        if shown is not None and shown.how is not None:
+            candidates = [Candidates(q, [text for d in lists[q.id] for text in found[d]]) for q, _ in documents]
+            documents = [
+                Candidates(q, [doc._replace(id=d) for d, doc in zip(lists[q.id], docs, strict=True)])
+                for q, docs in documents
+            ]
         journal, reranker = Journal(), cfg.reranker
-        memory = None
+        memory = asked = None
         if any(f.name == "llm" for f in fields(reranker)):
             from clir_cli.llms.remembered import Remembered
 
@@ -549,7 +866,8 @@ class Stages:
                 {"llm": identity(reranker.llm, self.store.prints), "repeat": cfg.rerank.repeat, "seed": cfg.rerank.seed}
             )
             memory = self.store.memory(f"answers/{name}")
-            reranker = replace(reranker, llm=Remembered(reranker.llm, memory, name))
+            asked = Remembered(reranker.llm, memory, name, ledger.of_step(reranker.llm, at.draft))
+            reranker = replace(reranker, llm=asked)
         try:
             run = (
                 reranker.rerank_judged(candidates, selection.judgments(cfg))
@@ -559,11 +877,15 @@ class Stages:
         finally:
             if memory is not None:
                 memory.close()
-        reranking.write_shard(run, candidates, journal, folder)
+        if shown is not None and shown.how is not None:
+            run, _ = passages.aggregated(run, shown.how, {}, None, "doc_id")
+        reranking.write_shard(run, documents, journal, folder)
         return {
             "queries": len(candidates),
-            "documents": sum(len(c.docs) for c in candidates),
+            "documents": sum(len(c.docs) for c in documents),
+            **({"passages": sum(len(c.docs) for c in candidates)} if candidates is not documents else {}),
             **reranking.totals(journal),
+            **({} if asked is None else asked.costs()),
         }
 
 
@@ -591,6 +913,11 @@ def replace_sample(cfg: Config) -> Config:
 
 def _needs(component: Any) -> Needs:
     return Needs(gpus=int(getattr(component, "gpus", 0)), python=getattr(component, "python", None))
+
+
+def _index_files(component: Any, doc_langs: Sequence[str]) -> list[Path]:
+    """The files behind the paths with {doc_lang} that an index is made of."""
+    return list(component.index_files(doc_langs)) if hasattr(component, "index_files") else []
 
 
 def _own_files(component: Any, query_langs: Sequence[str], doc_langs: Sequence[str]) -> list[Path]:
@@ -636,10 +963,76 @@ def _joined(shards: Sequence[Path]) -> Iterator[Doc]:
             yield from (Doc(*json.loads(line)) for line in lines)
 
 
+def _append(parts: Sequence[Path], whole: Path) -> None:
+    """The bytes of all parts, in order, in one file."""
+    import shutil
+
+    with whole.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as lines:
+                shutil.copyfileobj(lines, out)
+
+
+def _tell_translated(counts: Sequence[Counts], label: str) -> None:
+    """One line about what is worth a look in a translation, if anything is."""
+    names = {name for part in counts for name in part}
+    if said := translation.complaint({name: sum(part.get(name, 0) for part in counts) for name in names}):
+        say(f"translate {label}: {said}")
+
+
 def _drop_shards(at: At) -> None:
     import shutil
 
     shutil.rmtree(at.draft / "shards")
+
+
+def _has_single_vectors(retriever: Any) -> bool:
+    """Whether an index holds one vector per text and nothing else."""
+    return getattr(type(retriever), "index_shard", None) is SingleVector.index_shard
+
+
+def _query_langs(cfg: Config, how: Expansion) -> tuple[str, ...]:
+    return how.langs or (cfg.dataset.query_lang,)
+
+
+def _chunks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
+    given = iter(texts)
+    while chunk := list(islice(given, size)):
+        yield chunk
+
+
+def _calls(reranker: Any, depth: int, shown: Shown | None) -> str:
+    """What a reranker asks for each query at most."""
+    if not hasattr(reranker, "calls"):
+        return ""
+    return f"{reranker.calls(depth)} calls" if shown is None or shown.how is None else "one call a passage"
+
+
+def _documents_by_passages(
+    cfg: Config,
+    at: At,
+    view: PassageView,
+    how: Passages,
+    search: Callable[[Sequence[Text], int], Run],
+    texts: Sequence[Text],
+) -> Run:
+    """Documents ranked by their passages, `retrieve.depth` deep; leaves the best passages in the draft."""
+    from clir_cli import runs
+
+    rows, seen = passages.search_documents(search, texts, cfg.retrieve.depth, view.count(at))
+    counts: dict[str, int] = {}
+    if how.aggregate in {"mean", "topk_mean"}:
+        ids = sorted({passages.split_id(i)[0] for i in rows["doc_id"]})
+        counts = {doc_id: len(cut.places) for doc_id, cut in view.find(at, ids).items()}
+    run, best = passages.aggregated(rows, how, counts, seen, tie_break(cfg))
+    run = runs.cut(run, cfg.retrieve.depth)
+    best = run[["query_id", "doc_id"]].merge(best, on=["query_id", "doc_id"])
+    cuts = view.find(at, sorted(set(best["doc_id"])))
+    found = [(cuts[d], n) for d, n in zip(best["doc_id"], best["passage"], strict=True)]
+    spans = [next(iter(cut.spans.values()))[n] for cut, n in found]  # of the language shown first
+    best = best.assign(start=[a for a, _ in spans], end=[b for _, b in spans], original=[c.places[n] for c, n in found])
+    passages.write_best(best, at.draft)
+    return run
 
 
 def _check_queries(run: Any, texts: Sequence[Any]) -> None:

@@ -148,7 +148,7 @@ def identity(part: Component, prints: Fingerprints, purpose: Purpose = "search")
             continue
         if "before" in f.metadata and value == f.metadata["before"]:
             continue
-        if role == "content":
+        if role == "content" or f.metadata.get("content"):
             said[f.name] = prints.contents(value)
         elif role == "model":
             said[f.name] = model_identity(value, getattr(part, "revision", None), prints)

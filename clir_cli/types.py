@@ -100,6 +100,7 @@ class Answer(NamedTuple):
     scores: tuple[float, ...] | None = (
         None  # natural log-probabilities: of each label among them, or of the continuation
     )
+    fingerprint: str | None = None  # of the served model's configuration, as the server names it
 
 
 class Journal:
@@ -158,6 +159,11 @@ class DerivingRetriever(Protocol):
 
     Its fields marked `derived` say what. While all of them have their defaults nothing is derived and `search` gets None.
     """
+
+    @property
+    def derives_per_language(self) -> bool:
+        """Whether another language of the queries or the documents makes it another."""
+        ...
 
     def derive(
         self, index: Path, folder: Path, query_langs: Sequence[str], doc_langs: Sequence[str]
@@ -244,9 +250,12 @@ def searched(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"role": "searched"})
 
 
-def derived(default: Any) -> Any:
-    """A field that changes what is made of a finished index, never the index. At its default it stands in no identity."""
-    return field(default=default, metadata={"role": "derived", "before": default})
+def derived(default: Any, content: bool = False) -> Any:
+    """A field that changes what is made of a finished index, never the index. At its default it stands in no identity.
+
+    `content`: it is a path whose bytes count, not its name.
+    """
+    return field(default=default, metadata={"role": "derived", "before": default, "content": content})
 
 
 def neutral(default: Any = MISSING) -> Any:

@@ -5,12 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clir_cli.docstore import Docstore
 from clir_cli.errors import ConfigError, DataError
+from clir_cli.expansion import Queries, appended
+from clir_cli.expansion import from_fields as from_stored
 from clir_cli.languages import language
+from clir_cli.passages import (
+    Cut,
+    FieldSpans,
+    Pairs,
+    Placed,
+    flipped,
+    from_fields,
+    moved,
+    passage_id,
+    place,
+    split_id,
+    to_fields,
+)
+from clir_cli.progress import say
 from clir_cli.types import Doc, Query, Text
 
 if TYPE_CHECKING:
@@ -46,10 +64,24 @@ class Fields:
 
     def join(self, identifier: str, fields: Mapping[str, str], where: str) -> str:
         """The chosen fields that are not empty, without blanks around them; `where` is the option that chose them."""
+        names = self._chosen(identifier, fields, where)
+        return self.separator.join(text for name in names if (text := fields[name].strip()))
+
+    def _chosen(self, identifier: str, fields: Mapping[str, str], where: str) -> tuple[str, ...]:
         names = tuple(fields) if self.names is None else self.names
         if absent := [name for name in names if name not in fields]:
             raise ConfigError(f"{where}: {identifier!r} has no field {absent[0]!r}; it has: {', '.join(fields)}")
-        return self.separator.join(text for name in names if (text := fields[name].strip()))
+        return names
+
+    def layout(self, doc: Doc) -> list[Placed]:
+        """Where the document's fields stand in the text that `join` makes of them."""
+        at, found, order = 0, [], list(doc.fields)
+        for name in self._chosen(doc.doc_id, doc.fields, "doc_fields"):
+            given = doc.fields[name]
+            if text := given.strip():
+                found.append(Placed(order.index(name), given.index(text[0]), at, len(text)))
+                at += len(text) + len(self.separator)
+        return found
 
 
 @dataclass(frozen=True)
@@ -129,12 +161,190 @@ class DocView:
                 found[text.id] = text
         return found
 
+    def versions(self, at: At, ids: Sequence[str], originals: Sequence[Step]) -> dict[str, Versions]:
+        """The documents with these ids, field by field, with the originals and what aligns the translations with them.
+
+        `originals`: the step that holds the part's documents as they are, one per part.
+        """
+        found: dict[str, Versions] = {}
+        for part, original in zip(self.parts, originals, strict=True):
+            own = Docstore(at[original]).find(ids)
+            columns = {lang: own if step == original else Docstore(at[step]).find(list(own)) for lang, step in part}
+            pairs = {lang: _alignment(at[step], list(own)) for lang, step in part if step != original}
+            for doc_id, doc in own.items():
+                if all(doc_id in docs for docs in columns.values()):
+                    shown = {lang: docs[doc_id] for lang, docs in columns.items()}
+                    aligned = {lang: docs.get(doc_id, {}) for lang, docs in pairs.items()}
+                    found[doc_id] = Versions(doc, shown, aligned, self.fields)
+        return found
+
     def _texts(self, columns: Sequence[tuple[str, Mapping[str, Doc]]]) -> Iterator[Text]:
         """The documents that all columns have, in the first one's order."""
         for doc_id in columns[0][1]:
             if all(doc_id in docs for _, docs in columns):
                 shown = ((lang, self.fields.join(doc_id, docs[doc_id].fields, "doc_fields")) for lang, docs in columns)
                 yield Text(doc_id, tuple(shown))
+
+
+@dataclass(frozen=True)
+class Versions:
+    """A document as a view shows it, and how its translations lie beside the original."""
+
+    original: Doc
+    shown: Mapping[str, Doc]  # language -> its document
+    pairs: Mapping[str, Mapping[str, Pairs]]  # translation's language -> field -> sentence pairs
+    fields: Fields
+
+    def text(self) -> Text:
+        join = self.fields.join
+        return Text(
+            self.original.doc_id,
+            tuple((lang, join(d.doc_id, d.fields, "doc_fields")) for lang, d in self.shown.items()),
+        )
+
+    def to_original(self, lang: str, span: tuple[int, int]) -> FieldSpans:
+        """What a span of the text shown in `lang` covers in the original's fields."""
+        return self._moved(lang, to_fields(span, self.fields.layout(self.shown[lang])), back=True)
+
+    def from_original(self, lang: str, spans: FieldSpans) -> tuple[int, int]:
+        """The span of the text shown in `lang` that shows these parts of the original's fields."""
+        return from_fields(self._moved(lang, spans, back=False), self.fields.layout(self.shown[lang]))
+
+    def _moved(self, lang: str, spans: FieldSpans, back: bool) -> FieldSpans:
+        if lang not in self.pairs:
+            return spans
+        names, found = list(self.original.fields), {}
+        for index, span in spans.items():
+            ends = self.original.fields[names[index]], self.shown[lang].fields[names[index]]
+            pairs = self.pairs[lang].get(names[index])
+            source, target = reversed(ends) if back else ends
+            there = moved(span, source, target, flipped(pairs) if back else pairs)
+            if there[0] < there[1]:
+                found[index] = there
+        return found
+
+    def passage(self, spans: FieldSpans) -> Text:
+        """The parts of the text, in every language shown, that show these parts of the original; all of it where none does."""
+        parts = []
+        for lang, text in self.text().parts:
+            a, b = self.from_original(lang, spans) if spans else (0, 0)
+            parts.append((lang, text[a:b] if a < b else text))
+        return Text(self.original.doc_id, tuple(parts))
+
+    def cut(self, lang: str, spans: Sequence[tuple[int, int]]) -> Cut:
+        """These spans of the text shown in `lang`, the same in the other languages, and their places in the original."""
+        places = [self.to_original(lang, span) for span in spans]
+        others = {other: [self.from_original(other, p) for p in places] for other in self.shown if other != lang}
+        return Cut(self.original.doc_id, {lang: spans, **others}, [place(p) for p in places])
+
+
+def _alignment(folder: Path, ids: Sequence[str]) -> Mapping[str, Mapping[str, Pairs]]:
+    """doc_id -> field -> where sentences and their translations start; nothing where that was not written."""
+    if not (folder / "alignment.jsonl").is_file():
+        _tell_unaligned(folder.name.rpartition("-")[0])
+        return {}
+    from clir_cli.translation import read_alignment
+
+    return read_alignment(folder, ids)
+
+
+@cache
+def _tell_unaligned(name: str) -> None:
+    say(
+        f"{name}: the translations come without sentence alignment; a passage is found in them by its relative position"
+    )
+
+
+@dataclass(frozen=True)
+class PassageView:
+    """The passages of a view's documents, as `step` cut them."""
+
+    docs: DocView
+    step: Step
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        return self.docs.langs
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (self.step, *self.docs.steps)
+
+    def count(self, at: At) -> int:
+        return int(self._firsts(at)[-1])
+
+    def _firsts(self, at: At) -> Any:
+        import numpy as np
+
+        return np.load(at[self.step] / "firsts.npy", mmap_mode="r")  # (documents + 1,): the first passage of each
+
+    def read(self, at: At, start: int = 0, stop: int | None = None) -> Iterator[Text]:
+        """Passages `start` to `stop`, counted over the collection in its order; ids are those of passages.passage_id."""
+        firsts, store = self._firsts(at), Docstore(at[self.step])
+        stop = int(firsts[-1]) if stop is None else min(stop, int(firsts[-1]))
+        document = int(firsts.searchsorted(start, "right")) - 1
+        while start < stop:
+            cuts = [Cut.read(d.doc_id, d.fields) for d in store.rows(document, document + CHUNK)]
+            texts = self.docs.find(at, [cut.doc_id for cut in cuts])
+            for cut in cuts:
+                first, last = (
+                    start - int(firsts[document]),
+                    min(stop, int(firsts[document + 1])) - int(firsts[document]),
+                )
+                for number in range(first, last):
+                    parts = [(lang, text[slice(*cut.spans[lang][number])]) for lang, text in texts[cut.doc_id].parts]
+                    yield Text(passage_id(cut.doc_id, number), tuple(parts))
+                start, document = int(firsts[document]) + last, document + 1
+                if start >= stop:
+                    return
+
+    def find(self, at: At, ids: Sequence[str]) -> dict[str, Cut]:
+        """doc_id -> its passages."""
+        return {d: Cut.read(d, doc.fields) for d, doc in Docstore(at[self.step]).find(ids).items()}
+
+
+@dataclass(frozen=True)
+class ExpandedView:
+    """Documents or passages with the queries that `step` holds for each; `shown`: the queries stand behind the text."""
+
+    units: DocView | PassageView
+    step: Step
+    query_langs: tuple[str, ...]
+    shown: bool
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.units.langs, *(self.query_langs if self.shown else ())]))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (self.step, *self.units.steps)
+
+    def count(self, at: At) -> int:
+        return self.units.count(at)
+
+    def read(self, at: At, start: int = 0, stop: int | None = None) -> Iterator[Text]:
+        texts = self.units.read(at, start, stop)
+        if not self.shown:
+            yield from texts
+            return
+        while chunk := list(islice(texts, CHUNK)):
+            found = self.queries(at, [text.id for text in chunk])
+            yield from (appended(text, found.get(text.id, {})) for text in chunk)
+
+    def queries(self, at: At, ids: Sequence[str]) -> dict[str, Queries]:
+        """id -> language -> queries."""
+        return stored_queries(at[self.step], self.units, ids)
+
+
+def stored_queries(folder: Path, units: DocView | PassageView, ids: Sequence[str]) -> dict[str, Queries]:
+    """What an expand step's folder has for these texts; a passage without any of its own has its document's."""
+    store = Docstore(folder)
+    found = store.find(ids)
+    if isinstance(units, PassageView) and (others := [i for i in ids if i not in found]):
+        whole = store.find(sorted({split_id(i)[0] for i in others}))
+        found |= {i: doc for i in others if (doc := whole.get(split_id(i)[0]))}
+    return {i: from_stored(doc.fields) for i, doc in found.items()}
 
 
 def _refuse_shared_ids(parts: Sequence[tuple[str, Docstore]]) -> None:

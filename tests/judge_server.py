@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -45,6 +46,15 @@ class JudgeServer:
     retry_after: str | None = None
     seconds: float = 0.0  # how long an answer takes
     models: Sequence[str] = ("judge",)  # the name it gives itself, answer by answer; the last one stays
+    fingerprints: Sequence[str | None] = ("f1",)  # of its configuration, likewise
+    usage: tuple[int, int, int] | None = (100, 10, 60)  # tokens of prompt and answer, and of the prompt those cached
+    logprobs: bool = (
+        False  # whether it tells log-probabilities; else it ignores that they are wanted, as some servers do
+    )
+    logits: Mapping[str, float] | None = (
+        None  # of tokens, or of `token_id:7`; null: those of the labels by the judgments
+    )
+    words: str = "{}"  # what it writes around a label
     finish: str = "stop"
     requests: list[dict[str, Any]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -59,8 +69,38 @@ class JudgeServer:
         """What the judge says to a prompt of lines `[i] passage`."""
         text = "\n".join(turn["content"] for turn in body["messages"])
         grades = next((of for query, of in self.judgments.items() if query in text), {})
+        if labels := self.labels(body):
+            limit = body.get("max_tokens") or body.get("max_completion_tokens")
+            return " ".join(self.words.format(max(labels, key=lambda label: labels[label])).split()[:limit])
         passages = {int(i): passage for i, passage in re.findall(r"^\[(\d+)\] (.*)$", text, re.MULTILINE)}
         return self.say(sorted(passages, key=lambda i: -grades.get(passages[i], 0)))
+
+    def labels(self, body: Mapping[str, Any]) -> Mapping[str, float]:
+        """What each label of a prompt of lines `[A] passage`, or of one `Passage: passage`, is worth."""
+        if self.logits is not None:
+            return self.logits
+        text = "\n".join(turn["content"] for turn in body["messages"])
+        grades = next((of for query, of in self.judgments.items() if query in text), {})
+        if single := re.findall(r"^Passage: (.*)$", text, re.MULTILINE):
+            return {"Yes": grades.get(single[0], 0) / 100 - 5, "No": 0.0}
+        return {
+            label: grades.get(passage, 0) for label, passage in re.findall(r"^\[([A-Z])\] (.*)$", text, re.MULTILINE)
+        }
+
+    def told(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The answer's `logprobs`: the most probable tokens, a half of each label's probability with a blank before it."""
+        labels = self.labels(body)
+        if not (self.logprobs and body.get("logprobs") and labels):
+            return None
+        most = max(labels.values())
+        weights = {label: math.exp(logit - most) for label, logit in labels.items()}
+        blanks = {f"{'' if label.startswith('token_id:') else ' '}{label}": w / 2 for label, w in weights.items()}
+        found = {**{label: w / 2 for label, w in weights.items()}, **blanks, "The": 0.4 * max(weights.values())}
+        total = sum(found.values())
+        top = sorted(((math.log(w / total), token) for token, w in found.items() if w > 0), reverse=True)
+        rows = [{"token": token, "logprob": value, "bytes": list(token.encode())} for value, token in top]
+        shown = body.get("top_logprobs", len(rows))
+        return {"content": [{**rows[0], "top_logprobs": rows[:shown]}]}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -112,12 +152,19 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(1.0)
             with judge.lock:
                 model = judge.models[min(judge.answered, len(judge.models) - 1)]
+                fingerprint = judge.fingerprints[min(judge.answered, len(judge.fingerprints) - 1)]
                 judge.answered += 1
-            choice = {"message": {"role": "assistant", "content": judge.answer(body)}, "finish_reason": judge.finish}
-            usage = {"prompt_tokens": 100, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 60}}
-            self.send(
-                200, json.dumps({"model": model, "choices": [choice], "usage": usage, "system_fingerprint": "f1"})
-            )
+            choice = {
+                "message": {"role": "assistant", "content": judge.answer(body)}, "finish_reason": judge.finish,
+                "logprobs": judge.told(body),
+            }  # fmt: skip
+            answer = {"model": model, "choices": [choice], "system_fingerprint": fingerprint}
+            if judge.usage:
+                prompt, said, cached = judge.usage
+                answer["usage"] = {
+                    "prompt_tokens": prompt, "completion_tokens": said, "prompt_tokens_details": {"cached_tokens": cached},
+                }  # fmt: skip
+            self.send(200, json.dumps(answer))
 
     def send(self, status: int, text: str, **headers: str) -> None:
         self.send_response(status)

@@ -57,7 +57,7 @@ def test_spanish_becomes_english_and_english_spanish(es_en: Apertium):
 
 def test_a_document_is_translated_sentence_by_sentence(es_en: Apertium):
     texts, counts = translate_texts(["La casa es roja. ¿Qué?", ""], es_en, "es", "en", None, es_en.engine("es", "en"))
-    assert texts == ["The house is red. What?", ""]
+    assert [made.text for made in texts] == ["The house is red. What?", ""]
     assert counts.sentences == 2
 
 

@@ -334,8 +334,32 @@ def test_pooling_three_languages_costs_a_query_little_in_its_own(tmp_path):
 
 def test_an_index_of_another_analyser_is_refused(tmp_path):
     BM25(analyser="whitespace").index(PETS, tmp_path)
-    with pytest.raises(DataError, match=r"index.json: .*analyser=whitespace.* asks for language"):
+    with pytest.raises(DataError, match=r"index.json: .*analyser=whitespace.* asks for retriever.analyser=language"):
         BM25().search(tmp_path, ASKED, 10)
+
+
+def test_threads_change_no_ranking_and_no_score(tmp_path):
+    docs = [text(f"d{n}", "en", f"cat word{n % 7} word{n % 11} " * (n % 5 + 1)) for n in range(1000)]
+    asked = [text(str(n), "en", f"cat word{n} word{n + 3}") for n in range(10)]
+    code = """if True:
+        import sys; sys.path.insert(0, sys.argv[1])
+        import test_bm25 as t
+        docs = [t.text(f"d{n}", "en", f"cat word{n % 7} word{n % 11} " * (n % 5 + 1)) for n in range(1000)]
+        asked = [t.text(str(n), "en", f"cat word{n} word{n + 3}") for n in range(10)]
+        print(t.rank(t.BM25(threads=int(sys.argv[3])), docs, asked, t.Path(sys.argv[2])).to_csv())"""
+    (tmp_path / "2").mkdir()
+    alone = python(code, str(Path(__file__).parent), str(tmp_path / "1"), "1")
+    assert rank(BM25(threads=2), docs, asked, tmp_path / "2").to_csv() + "\n" == alone
+
+
+def test_an_error_in_the_middle_of_indexing_is_raised_and_does_not_hang(tmp_path):
+    docs = (text(f"d{n}", "en" if n < 700 else "sw", "cat") for n in range(5000))
+    with pytest.raises(LanguageError, match="Swahili"):
+        BM25().index(docs, tmp_path)
+    lucene.start()
+    immense = [("d", {"whitespace": "a"}), ("e", {lucene.TERMS: "a" * 40_000})]
+    with pytest.raises(RunError, match=r"indexing documents 'd' to 'e'.*immense"):
+        lucene.write(tmp_path / "draft", immense)
 
 
 def test_an_index_that_was_not_finished_does_not_count_and_is_made_again(tmp_path):
@@ -371,10 +395,10 @@ def test_a_killed_indexing_leaves_nothing_that_counts(tmp_path):
 
 def test_what_fails_inside_javas_threads_is_raised_with_its_cause(tmp_path):
     BM25().index([text(f"d{n}", "en", f"word{n} " * 50 + "cat") for n in range(2000)], tmp_path)
-    (data,) = (tmp_path / "lucene").glob("*.cfs")
-    content = bytearray(data.read_bytes())
-    content[200:-200] = b"\xff" * (len(content) - 400)
-    data.write_bytes(content)
+    for data in (tmp_path / "lucene").glob("*.cfs"):
+        content = bytearray(data.read_bytes())
+        content[200:-200] = b"\xff" * (len(content) - 400)
+        data.write_bytes(content)
     with pytest.raises(RunError, match=r"(?s)Lucene failed while .*Exception"):
         BM25().search(tmp_path, [text("q", "en", "cat word7")], 10)
 

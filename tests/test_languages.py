@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clir_cli import language_list
 from clir_cli.errors import LanguageError
-from clir_cli.languages import LANGUAGES, join_sentences, language, split_sentences
+from clir_cli.languages import LANGUAGES, join_sentences, language, sentence_rules, split_sentences
+from clir_cli.retrievers.bm25 import BM25
 
 XQUAD = Path(__file__).parents[2] / "shared" / "data" / "xquad-r"
 COLLECTIONS = {
@@ -281,3 +283,35 @@ def test_paragraphs_of_xquad_have_about_as_many_sentences_as_its_authors_found(l
     texts = [json.loads(line)["text"] for line in paragraphs.read_text("utf-8").splitlines()]
     expected = len(sentences.read_text("utf-8").splitlines())
     assert sum(len(split_sentences(text)) for text in texts) == pytest.approx(expected, rel=0.05)
+
+
+# What is listed
+
+
+def test_every_language_says_how_its_sentences_are_found():
+    assert sentence_rules("th") == "phrases at white space"
+    assert sentence_rules("hi") == "।॥ anywhere, .!? before white space"
+    for code in LANGUAGES:
+        rule = sentence_rules(code)
+        marks = rule.partition(" ")[0] if "anywhere" in rule else ""
+        assert all(len(split_sentences(f"ab{mark}cd")) == 2 for mark in marks), code
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_every_language_of_the_collections_has_an_analyser_that_works_here(collection):
+    for row in language_list.rows(COLLECTIONS[collection].split()):
+        assert {"icu", "ngram4", "language", "whitespace"} & set(row["analysers"]), row
+        for kind in row["analysers"]:
+            BM25(analyser=kind).check_languages([], [row["code"]])
+
+
+def test_the_list_of_languages_is_a_table_json_or_all_about_one():
+    table = language_list.show([], [], as_json=False).splitlines()
+    assert len(table) == len(LANGUAGES) + 1 and table[0].split()[:3] == ["code", "name", "script"]
+    (yoruba,) = json.loads(language_list.show(["yo"], [], as_json=True))
+    assert "language" not in yoruba["analysers"] and yoruba["nllb"] == "yor_Latn" and yoruba["mbart"] is None
+    assert "analyser=language is refused" in language_list.show(["yo"], [], as_json=False)
+    (spanish,) = language_list.rows(["es"])
+    assert "en" in spanish["apertium_to"] and "ru" not in spanish["apertium_to"]
+    with pytest.raises(LanguageError, match=r"did you mean de \(German\)"):
+        language_list.rows(["deu"])

@@ -232,7 +232,7 @@ LOCAL = [name for name in RERANKERS if name not in NO_LLM and "llm: ${llm}" in (
 def test_every_llm_reranker_of_the_repository_runs_with_a_small_local_model(
     kind: str,
     clir: Clir,
-    llama: Path,
+    llama: Path,  # noqa: F811
     t5: Path,  # noqa: F811
 ) -> None:
     seq2seq = [name for name in LOCAL if name.endswith("aya101")]

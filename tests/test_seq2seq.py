@@ -147,8 +147,35 @@ def marian(folder: Path) -> str:
     return save(model, tokenizer, folder / "opus-mt-es-en")
 
 
-MAKE: dict[str, Callable[[Path], str]] = {"m2m100": m2m100, "nllb": nllb, "mbart": mbart, "none": marian}
+def madlad(folder: Path) -> str:
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>", "<2en>", "<2fr>", "<2iw>"]
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    unigram.train_from_iterator(SPANISH + ENGLISH, trainer)
+    vocab = [tuple(entry) for entry in json.loads(unigram.to_str())["model"]["vocab"]]
+    tokenizer = T5Tokenizer(vocab=vocab, extra_ids=0, additional_special_tokens=special[3:])
+    torch.manual_seed(1)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False, initializer_factor=8.0, pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return save(T5ForConditionalGeneration(config), tokenizer, folder / "model")
+
+
+MAKE: dict[str, Callable[[Path], str]] = {
+    "m2m100": m2m100, "nllb": nllb, "mbart": mbart, "none": marian, "madlad": madlad,
+}  # fmt: skip
 CODES = {"m2m100": ("es", "en"), "nllb": ("spa_Latn", "eng_Latn"), "mbart": ("es_XX", "en_XX")}
+
+
+def by_length(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    return sorted(set(rows), key=lambda row: (len(row), row))
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +213,13 @@ def plainly(translator: Seq2Seq, text: str, beams: int = 1, max_tokens: int = 64
     """One sentence through the library's own calls: no batch, no padding."""
     tokenizer, model = loaded(translator.model)
     forced = {}
-    if translator.codes != "none":
+    if translator.codes in CODES:
         tokenizer.src_lang, name = CODES[translator.codes]
         forced = {"forced_bos_token_id": tokenizer.convert_tokens_to_ids(name)}
     if translator.codes == "m2m100":
         forced = {"forced_bos_token_id": tokenizer.get_lang_id("en")}
+    if translator.codes == "madlad":
+        text = f"<2en> {text}"
     inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_tokens)
     ids = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=12, max_length=None, **forced)
     kept = [i for i in ids[0].tolist() if i not in forced.values()]
@@ -220,7 +249,8 @@ def test_the_size_of_a_batch_does_not_change_a_translation(translators, batch_to
 
 def test_the_same_sentences_form_the_same_batches_in_any_order():
     rows = [(5, 2), (7, 8, 9, 2), (4, 2), (7, 8, 2), (5, 2)]
-    assert list(_batches(rows, 6)) == list(_batches(rows[::-1], 6)) == [[(4, 2), (5, 2)], [(7, 8, 2)], [(7, 8, 9, 2)]]
+    assert list(_batches(by_length(rows), 6)) == [[(4, 2), (5, 2)], [(7, 8, 2)], [(7, 8, 9, 2)]]
+    assert by_length(rows[::-1]) == by_length(rows)
 
 
 @pytest.mark.parametrize("codes", ["m2m100", "nllb", "mbart"])
@@ -240,14 +270,15 @@ def test_a_translation_says_nothing_about_the_models_own_settings(translators, c
 def test_a_long_sentence_is_cut_before_its_end_mark_and_counted(translators, tmp_path: Path):
     translator = replace(translators("nllb"), max_tokens=10)
     long, short = " ".join(SPANISH[3].split()[:-1] * 4), "Hola."
-    assert translator.too_long([long, short], "es", "en") == [True, False]
+    whole, _ = translator.sizes([long, short], "es", "en")
+    assert [made.tokens_cut for made in translator.answers([long, short], "es", "en")] == [whole - 10, 0]
     assert translator.translate([long], "es", "en") == [plainly(translator, long, max_tokens=10)]
-    tokenizer, _ = translator._ready("es", "en")
-    (row,) = translator._encode(tokenizer, [long])
+    tokenizer = translator._reader("es", "en")
+    ((row,), _) = translator._encode(tokenizer, [long], "en")
     assert (len(row), row[0], row[-1]) == (10, tokenizer.convert_tokens_to_ids("spa_Latn"), tokenizer.eos_token_id)
     for _ in range(2):  # the second time from memory
         _, counts = translate_texts([long, short], translator, "es", "en", Segments(tmp_path), "small nllb")
-        assert counts.cut == 1
+        assert (counts.cut, counts.tokens_cut) == (1, whole - 10)
 
 
 def test_a_model_that_forgets_where_sentences_end_is_refused(translators, tmp_path: Path):
@@ -309,8 +340,102 @@ def test_a_model_that_is_not_here_says_how_to_get_it(monkeypatch: pytest.MonkeyP
 
 def test_a_folder_that_holds_no_translation_model_is_an_error_of_the_users(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(MissingModel, match="does not load as a translation model"):
+    with pytest.raises(MissingModel, match=r"does not load as a translation model.*it lacks the tokenizer"):
         Seq2Seq(str(tmp_path), codes="nllb").translate(["Hola."], "es", "en")
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_folder_that_lacks_a_file_is_refused_before_anything_runs(translators, tmp_path: Path, lost: str):
+    translator = translators("nllb")
+    translator.check("es", "en")
+    folder = Path(shutil.copytree(translator.model, tmp_path / "model"))
+    (folder / lost).unlink()
+    with pytest.raises(MissingModel, match=rf"it lacks [^\n]*{lost}"):
+        replace(translator, model=str(folder)).check("es", "en")
+
+
+def test_a_lost_part_of_the_weights_is_named(translators, tmp_path: Path):
+    folder = Path(shutil.copytree(translators("nllb").model, tmp_path / "model"))
+    parts = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(parts))
+    with pytest.raises(MissingModel, match=r"it lacks model-00002-of-00002\.safetensors"):
+        Seq2Seq(str(folder), codes="nllb").check("es", "en")
+
+
+def test_a_revision_of_a_local_folder_means_nothing(translators):
+    with pytest.raises(ValueError, match="is a local folder"):
+        replace(translators("nllb"), revision="main")
+
+
+def test_sonars_decoder_sees_one_vector_for_a_sentence(translators):
+    """As the port's authors decode: the mean of the encoder's states, alone, as encoder_outputs."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutput
+
+    translator = replace(translators("nllb"), pooled=True)
+    tokenizer, model = loaded(translator.model)
+    tokenizer.src_lang = "spa_Latn"
+    forced, expected = tokenizer.convert_tokens_to_ids("eng_Latn"), []
+    for text in SPANISH:
+        with torch.no_grad():
+            states = model.model.encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        ids = model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states.mean(1, keepdim=True)), forced_bos_token_id=forced,
+            attention_mask=torch.ones(1, 1, dtype=torch.long), num_beams=1, do_sample=False, max_new_tokens=12, max_length=None,
+        )  # fmt: skip
+        kept = [i for i in ids[0].tolist() if i != forced]
+        expected.append(tokenizer.decode(kept, skip_special_tokens=True))
+    assert translator.translate(SPANISH, "es", "en") == expected
+    assert expected != translators("nllb").translate(SPANISH, "es", "en")
+
+
+def test_madlads_names_of_languages_are_its_own(translators):
+    translator = translators("madlad")
+    assert len(translator.translate(SPANISH, "es", "he")) == len(SPANISH)
+    assert translator.translate(SPANISH, "es", "fr") != translator.translate(SPANISH, "es", "en")
+    with pytest.raises(LanguageError, match="no token '<2sw>' for sw: is it a madlad model"):
+        translator.check("es", "sw")
+
+
+def test_a_model_of_some_directions_says_which():
+    wmt21 = Seq2Seq("facebook/wmt21-dense-24-wide-en-x", codes="m2m100", sources=("en",), targets=("cs", "de"))
+    assert wmt21.directions("en", "cs") is None
+    assert wmt21.directions("de", "en") == "facebook/wmt21-dense-24-wide-en-x reads en, not de"
+    assert wmt21.directions("en", "fr") == "facebook/wmt21-dense-24-wide-en-x writes cs, de, not fr"
+
+
+def test_a_translation_that_does_not_end_is_counted(translators):
+    translator = translators("nllb")
+    tokenizer, model = loaded(translator.model)
+    tokenizer.src_lang = "spa_Latn"
+    for text, made in zip(SPANISH, translator.answers(SPANISH, "es", "en"), strict=True):
+        ids = model.generate(
+            **tokenizer(text, return_tensors="pt"), num_beams=1, do_sample=False, max_new_tokens=12, max_length=None,
+            forced_bos_token_id=tokenizer.convert_tokens_to_ids("eng_Latn"),
+        )  # fmt: skip
+        assert made.unfinished == (tokenizer.eos_token_id not in ids[0].tolist()[1:])
+    assert any(made.unfinished for made in translator.answers(SPANISH, "es", "en"))
+
+
+def test_a_full_gpu_halves_the_batch_and_says_so(translators, monkeypatch: pytest.MonkeyPatch, capsys):
+    import torch
+    from transformers import M2M100ForConditionalGeneration
+
+    translator, most = translators("nllb"), 3
+    whole, generate = translator.translate(SPANISH, "es", "en"), M2M100ForConditionalGeneration.generate
+
+    def small_gpu(self: Any, **given: Any) -> Any:
+        if len(given["input_ids"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(self, **given)
+
+    monkeypatch.setattr(M2M100ForConditionalGeneration, "generate", small_gpu)
+    assert translator.translate(SPANISH, "es", "en") == whole
+    assert "is out of memory with 8 x" in capsys.readouterr().err
+    most = 0
+    with pytest.raises(RunError, match="one text of 6 tokens does not fit into the memory"):
+        translator.translate(["Hola."], "es", "en")
 
 
 def test_half_precision_and_nothing_to_translate_are_fine(translators):

@@ -11,7 +11,7 @@ import pytest
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.retrievers.dense import Dense
-from clir_cli.steps import Step, digest, identity, ordered, pending
+from clir_cli.steps import Purpose, Step, digest, identity, ordered, pending
 from clir_cli.types import added, content, model, neutral, searched
 
 
@@ -29,8 +29,8 @@ def prints(tmp_path: Path) -> Fingerprints:
     return Fingerprints(tmp_path / "fingerprints")
 
 
-def key(part: object, prints: Fingerprints, search: bool = True) -> str:
-    return digest(identity(part, prints, search))
+def key(part: object, prints: Fingerprints, purpose: Purpose = "search") -> str:
+    return digest(identity(part, prints, purpose))
 
 
 def test_a_faster_setting_is_the_same_work(prints: Fingerprints) -> None:
@@ -39,7 +39,7 @@ def test_a_faster_setting_is_the_same_work(prints: Fingerprints) -> None:
 
 def test_a_search_setting_changes_the_search_and_not_the_index(prints: Fingerprints) -> None:
     assert key(Old(k1=0.9), prints) != key(Old(k1=1.2), prints)
-    assert key(Old(k1=0.9), prints, search=False) == key(Old(k1=1.2), prints, search=False)
+    assert key(Old(k1=0.9), prints, "index") == key(Old(k1=1.2), prints, "index")
 
 
 def test_one_and_one_point_zero_are_one_setting(prints: Fingerprints) -> None:

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from clir_cli.ledger import Ledger
 from clir_cli.prompts import length
 from clir_cli.types import LLM, Answer, Memory, Prompt, ScoresLabels, ScoresTexts
 
 
 @runtime_checkable
 class Served(Protocol):
-    """An LLM whose answers cost money and arrive one by one: `ask` tells of each as it comes, then is `generate`."""
+    """An LLM whose answers cost money and arrive one by one."""
 
     def ask(
-        self, prompts: Sequence[Prompt], max_tokens: int, arrived: Callable[[int, Answer], None]
-    ) -> list[Answer]: ...
+        self,
+        prompts: Sequence[Prompt],
+        wanted: int | Sequence[str],
+        arrived: Callable[[int, Answer], None],
+        ledgers: Sequence[Ledger] = (),
+    ) -> list[Answer]:
+        """As `generate` with so many tokens, or `score_labels` with these labels; `arrived` is told of each answer.
+
+        Every call is paid out of all `ledgers`. Raises OverBudget instead of the first call that one of them forbids.
+        """
+        ...
+
+    def cost(self, answers: Sequence[Answer]) -> float | None:
+        """Dollars for all of them; None where the price, or how many tokens one had, is not known."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,13 +41,16 @@ class Remembered:
     """The answers of `llm`, taken from `memory` where it has them; an LLM itself.
 
     `identity` says which model answers and how (with what makes one repetition differ from another): an answer belongs
-    to it, the messages and the length. A served answer is kept the moment it comes, local ones after each `generate`.
-    What failed is never kept. Calls that were answered from memory say `cached` and what they once cost.
+    to it, the messages, and the length or the labels. A served answer is kept the moment it comes, local ones after each
+    call. What failed is never kept. Answers that came from memory say `cached` and what they once cost.
     """
 
     llm: LLM
     memory: Memory
     identity: str
+    ledgers: Sequence[Ledger] = ()
+    _given: list[Answer] = field(default_factory=list)  # by a served model, for `costs`
+    _unscored: Counter[bool] = field(default_factory=Counter)  # answers without the probabilities that were asked for
 
     @property
     def context(self) -> int:
@@ -52,25 +70,34 @@ class Remembered:
         return length.count_prompts(self.llm, prompts)
 
     def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Answer]:
-        keys = [self._key(prompt, max_tokens) for prompt in prompts]
-
-        def ask(missing: Mapping[str, int]) -> list[Answer]:
-            names, new = list(missing), [prompts[i] for i in missing.values()]
-            if isinstance(self.llm, Served):
-                return self.llm.ask(new, max_tokens, lambda at, answer: self._keep([names[at]], [answer]))
-            return self.llm.generate(new, max_tokens)
-
-        return self._answers(keys, ask)
+        return self._ask(prompts, max_tokens)
 
     def check_labels(self, labels: Sequence[str]) -> None:
         assert isinstance(self.llm, ScoresLabels)
         self.llm.check_labels(labels)
 
     def score_labels(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
-        llm = self.llm
-        assert isinstance(llm, ScoresLabels)
-        keys = [self._key(prompt, {"labels": list(labels)}) for prompt in prompts]
-        return self._answers(keys, lambda missing: llm.score_labels([prompts[i] for i in missing.values()], labels))
+        answers = self._ask(prompts, tuple(labels))
+        self._unscored[True] += sum(answer.scores is None and answer.error is None for answer in answers)
+        return answers
+
+    def _ask(self, prompts: Sequence[Prompt], wanted: int | tuple[str, ...]) -> list[Answer]:
+        kind = wanted if isinstance(wanted, int) else {"labels": list(wanted)}
+        keys = [self._key(prompt, kind) for prompt in prompts]
+
+        def ask(missing: Mapping[str, int]) -> list[Answer]:
+            llm, names, new = self.llm, list(missing), [prompts[i] for i in missing.values()]
+            if isinstance(llm, Served):
+                return llm.ask(new, wanted, lambda at, answer: self._keep([names[at]], [answer]), self.ledgers)
+            if isinstance(wanted, int):
+                return llm.generate(new, wanted)
+            assert isinstance(llm, ScoresLabels)
+            return llm.score_labels(new, wanted)
+
+        answers = self._answers(keys, ask)
+        if isinstance(self.llm, Served):
+            self._given.extend(answer._replace(text="") for answer in answers)
+        return answers
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Answer]:
         llm = self.llm
@@ -83,6 +110,19 @@ class Remembered:
             )
 
         return self._answers(keys, ask)
+
+    def costs(self) -> dict[str, float]:
+        """usd: of the answers that were asked for; usd_from_cache: what the others once cost; without_scores: answers.
+
+        A number that is not known is not there, rather than 0.
+        """
+        counts: dict[str, float] = {}
+        if isinstance(self.llm, Served):
+            for name, cached in (("usd", False), ("usd_from_cache", True)):
+                of = [answer for answer in self._given if answer.cached == cached and answer.error is None]
+                if (cost := self.llm.cost(of)) is not None:
+                    counts[name] = cost
+        return counts | ({"without_scores": self._unscored[True]} if self._unscored[True] else {})
 
     def _answers(self, keys: Sequence[str], ask: Callable[[Mapping[str, int]], list[Answer]]) -> list[Answer]:
         """The answers under `keys`; `ask` is given those that are missing, each once, with the number of its prompt."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from clir_cli import encoding, hub, progress
+from clir_cli import encoding, hub, progress, truncation
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.types import Candidates, Journal, Run, model, neutral
 
@@ -71,7 +71,9 @@ class CrossEncoder:
                     batch.at, batch.values.flatten().tolist(), batch.tokens, batch.cut, strict=True
                 ):
                     scores[at] = score
-                    journal.add(pairs[at][0].id, calls=1, texts=1, texts_cut=cut, prompt_tokens=tokens)
+                    query, doc = pairs[at]
+                    languages = truncation.by_language([(doc.lang, cut)])
+                    journal.add(query.id, calls=1, texts=1, texts_cut=cut, prompt_tokens=tokens, **languages)
                     yield at
 
         for _ in progress.track(done(), len(pairs), "rerank", "documents"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from clir_cli import truncation
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.progress import say
 from clir_cli.prompts.length import count_prompts
@@ -258,7 +259,9 @@ class LLMReranker:
                 f"{long} of {len(lines)} queries are longer than reranker.query_tokens={self.query_tokens} and were cut"
             )
         for query, found in candidates:
-            journal.add(query.id, texts=len(found), texts_cut=sum(cut[doc.text] != docs[doc.text] for doc in found))
+            shortened = [cut[doc.text] != docs[doc.text] for doc in found]
+            languages = truncation.by_language(zip((doc.lang for doc in found), shortened, strict=True))
+            journal.add(query.id, texts=len(found), texts_cut=sum(shortened), **languages)
         return [
             (Shown(text, query.lang), [Shown(cut[doc.text], doc.lang) for doc in found])
             for text, (query, found) in zip(queries, candidates, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clir_cli import encoding, multi_vector
+from clir_cli import encoding, multi_vector, truncation
 from clir_cli.multi_vector import MultiVectorModel, TokenVectors
 from clir_cli.types import Candidates, Journal, Run, Text
 
@@ -54,9 +54,9 @@ class LateInteraction(MultiVectorModel):
                 scores = multi_vector.maxsim(query, multi_vector.packed([encoded[i] for i in at]), on)[0]
                 rows += [(one.query.id, docs[i].id, float(score)) for i, score in zip(at, scores, strict=True)]
                 for i in at:
-                    journal.add(
-                        one.query.id, calls=1, texts=1, texts_cut=encoded[i].cut, prompt_tokens=encoded[i].tokens
-                    )
+                    cut, tokens = encoded[i].cut, encoded[i].tokens
+                    languages = truncation.by_language([(docs[i].lang, cut)])
+                    journal.add(one.query.id, calls=1, texts=1, texts_cut=cut, prompt_tokens=tokens, **languages)
         order = {one.query.id: number for number, one in enumerate(asked)}
         rows.sort(key=lambda row: order[row[0]])
         return runs.ranked(pd.DataFrame(rows, columns=["query_id", "doc_id", "score"]))

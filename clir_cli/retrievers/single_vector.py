@@ -1,40 +1,73 @@
-"""Retrieval with one vector per text, wherever the vectors come from: what is stored and how it is searched."""
+"""Retrieval with one vector per text, wherever the vectors come from: what is stored, what is made of it, how it is searched."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clir_cli import encoding
-from clir_cli.errors import RunError
-from clir_cli.retrievers import vectors
-from clir_cli.types import Run, Text, neutral, searched
+from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
+from clir_cli.languages import language
+from clir_cli.lines import read_lines
+from clir_cli.progress import say, track
+from clir_cli.retrievers import approximate, postprocess, vectors
+from clir_cli.retrievers.margin import by_margin
+from clir_cli.types import Run, Text, added, derived, neutral, searched
 
 if TYPE_CHECKING:
     import numpy as np
 
 Task = Literal["query", "document"]
+BLOCK = 1 << 14  # vectors in memory at once while a step reads them all
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingleVector:
     """Rank documents by the inner product of their vector with the query's, exactly, over 16-bit copies of the vectors.
 
-    A base: subclasses say in `encode` where vectors come from, and in `name` who gives them, for errors.
+    A base: subclasses say in `encode` where vectors come from, and in `name` who gives them, for errors. The fields
+    marked `derived` make another copy of the finished index's vectors, in the order dims, post, then quantize or
+    faiss_factory; nothing is encoded again.
     """
 
     normalize: bool = True  # vectors of length 1: inner product is cosine
     similarity: Literal["dot", "cosine"] = searched("dot")  # cosine differs only where normalize is false
-    search_with: Literal["exact", "faiss"] = searched("exact")  # exact is the right choice up to some 10 M documents
-    faiss_factory: str | None = searched(None)  # as in faiss.index_factory, e.g. HNSW32,Flat; null: Flat
+    dims: int | None = derived(None)  # the first n numbers, for encoders trained for that (Matryoshka)
+    post: tuple[str | Mapping[str, object], ...] = derived(())  # e.g. [center, zca]; all: postprocess.STEPS
+    parallel: str | None = neutral(
+        None
+    )  # lines by {lang} or {iso3}: for linear, procrustes, query languages without documents
+    quantize: Literal["none", "int8", "binary"] = derived("none")
+    rescore: int = added(4, 4, "searched")  # of quantised vectors: depth x rescore documents are scored again; 0: none
+    faiss_factory: str | None = derived(
+        None
+    )  # faiss.index_factory: HNSW32, 'IVF4096,PQ64'; null: exact, right to 10 M documents
+    faiss_search: Mapping[str, object] | None = added(None, None, "searched")  # {nprobe: 16}, {efSearch: 128}
+    recall_queries: int = neutral(100)  # queries that an approximate search is compared with the exact one on; 0: none
+    margin: Literal["none", "absolute", "ratio", "distance"] = added("none", "none", "searched")  # absolute is none
+    margin_neighbours: int = added(4, 4, "searched")
     device: str = neutral("auto")  # auto: the GPU if there is one; cpu, cuda, cuda:1, mps
 
     def __post_init__(self) -> None:
-        if self.faiss_factory is not None and self.search_with != "faiss":
-            raise ValueError(f"faiss_factory {self.faiss_factory!r} needs search_with=faiss")
+        postprocess.parse(self.post)
+        for name, least in (("dims", 1), ("rescore", 0), ("recall_queries", 0), ("margin_neighbours", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.faiss_factory is not None and self.quantize != "none":
+            raise ValueError(
+                f"quantize={self.quantize} and faiss_factory={self.faiss_factory} are two answers; choose one"
+            )
+        if self.faiss_search and self.faiss_factory is None:
+            raise ValueError("faiss_search is for faiss_factory, which is null")
+        if self._cosine and (self.faiss_factory or self.quantize != "none"):
+            raise ValueError("quantize and faiss_factory know inner products only: normalize=true makes them cosines")
+        if self._margin and not (self.normalize or self._cosine):
+            raise ValueError("margin compares cosines: normalize=true, or similarity=cosine")
+        if self._margin and self.quantize != "none" and not self.rescore:
+            raise ValueError(f"margin compares cosines, and quantize={self.quantize} has none without rescore")
 
     @property
     def name(self) -> str:
@@ -50,35 +83,222 @@ class SingleVector:
         """Vectors (texts, dimensions) float32, normalised if `normalize`, and counts: texts, tokens, cut."""
         raise NotImplementedError
 
+    @property
+    def _cosine(self) -> bool:
+        return self.similarity == "cosine" and not self.normalize
+
+    @property
+    def _margin(self) -> Literal["ratio", "distance"] | None:
+        return None if self.margin in {"none", "absolute"} else self.margin  # type: ignore[return-value]
+
+    @property
+    def _steps(self) -> tuple[postprocess.Step, ...]:
+        first = () if self.dims is None else (postprocess.First(self.dims, self.normalize),)
+        return (*first, *postprocess.parse(self.post))
+
+    # The index --------------------------------------------------------------------------------------------------------
+
     def index_shard(self, docs: Sequence[Text], folder: Path) -> None:
-        """Write `vectors.npy` (documents, dimensions) float16, `ids.txt` and `report.json` {texts, tokens, cut}.
+        """Write `vectors.npy` (documents, dimensions) float16, `ids.txt`, `langs.json` and `report.json` of counts.
 
         Raises RunError naming a document whose vector has a number that is NaN or too large for 16 bits.
         """
-        import torch
-
         encoded, report = self.encode(docs, "document")
-        halves = torch.from_numpy(encoded).half().numpy()
+        halves = _halves(encoded)
         _check_finite(halves, docs, self.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        vectors.write_shard(folder, [doc.id for doc in docs], halves)
+        vectors.write_shard(folder, [doc.id for doc in docs], halves, [doc.lang for doc in docs])
         (folder / "report.json").write_text(json.dumps(report) + "\n", encoding="utf-8")
 
-    def search(self, folder: Path, queries: Sequence[Text], depth: int) -> Run:
-        """The `depth` best documents of every query; equal scores by doc_id descending."""
+    # What is made of it -------------------------------------------------------------------------------------------------
+
+    def files(self, query_langs: Sequence[str], doc_langs: Sequence[str]) -> list[Path]:
+        """The files of `parallel` that `post` is fitted on. Raises LanguageError where it needs one and there is none."""
+        return list(
+            dict.fromkeys(self._line_file(lang) for langs in self._line_langs(query_langs, doc_langs) for lang in langs)
+        )
+
+    def _line_langs(self, query_langs: Sequence[str], doc_langs: Sequence[str]) -> tuple[list[str], list[str]]:
+        needed = [step.languages(query_langs, doc_langs) for step in self._steps] if query_langs else []
+        return (
+            list(dict.fromkeys(lang for queries, _ in needed for lang in queries)),
+            list(dict.fromkeys(lang for _, docs in needed for lang in docs)),
+        )
+
+    def _line_file(self, lang: str) -> Path:
+        if self.parallel is None:
+            raise LanguageError(
+                f"retriever.post is fitted on texts in {lang!r}, and no documents are in that language\n"
+                "  give a file with a text per line: retriever.parallel=lines.{lang}.txt, aligned for linear and procrustes"
+            )
+        try:
+            path = self.parallel.format(lang=lang, iso3=language(lang).iso3)
+        except (LookupError, ValueError) as error:
+            raise ConfigError(
+                f"retriever.parallel={self.parallel!r} does not parse ({error}); it may hold {{lang}} and {{iso3}}"
+            ) from error
+        return Path(path).expanduser().absolute()
+
+    def _lines(self, lang: str, task: Task) -> np.ndarray:
+        """The vectors of a language's lines, (lines, dimensions) float32."""
+        path = self._line_file(lang)
+        rows = list(read_lines(path, "retriever.parallel"))
+        if not rows or rows[-1][0] != len(rows):
+            at = next((i for i, (number, _) in enumerate(rows, 1) if number != i), 1)
+            raise DataError(f"{path}:{at}: an empty line; every line must hold a text, so that lines stay aligned")
+        texts = [Text(f"{path.name}:{number}", ((lang, text),)) for number, text in rows]
+        encoded, _ = self.encode(texts, task)
+        _check_finite(encoded, texts, self.name)
+        return encoded
+
+    @property
+    def derives_per_language(self) -> bool:
+        return bool(self.post)
+
+    def derive(
+        self, index: Path, folder: Path, query_langs: Sequence[str], doc_langs: Sequence[str]
+    ) -> Mapping[str, float]:
+        """Leave in `folder` the mapped vectors and their maps, the quantised ones, or the faiss index. Returns counts."""
+        counts, stored = {}, index
+        if self._steps:
+            counts, stored = self._map(index, folder, query_langs, doc_langs), folder
+        if self.quantize != "none":
+            counts |= approximate.quantise(stored, folder / "codes", self.quantize)
+        if self.faiss_factory is not None:
+            counts |= approximate.build_faiss(stored, folder / "index.faiss", self.faiss_factory)
+        return counts
+
+    def _map(self, index: Path, folder: Path, query_langs: Sequence[str], doc_langs: Sequence[str]) -> dict[str, float]:
+        """Fit `post`, and write the documents' mapped vectors in the layout of an index. Memory stays flat."""
         import numpy as np
 
-        encoded, _ = self.encode(queries, "query")
+        shards = {path: vectors.read_vectors(path) for path in vectors.shard_folders(index)}
+        langs = {path: vectors.read_langs(path) for path in shards}
+
+        def docs(lang: str | None) -> Iterator[np.ndarray]:
+            for path, rows in shards.items():
+                for own, begin, end in langs[path]:
+                    for start in range(begin, end, BLOCK) if lang in {None, own} else ():
+                        yield rows[start : min(end, start + BLOCK)].astype(np.float32)
+
+        queries, targets = self._line_langs(query_langs, doc_langs)
+        source = postprocess.Source(
+            docs,
+            tuple(dict.fromkeys(lang for spans in langs.values() for lang, _, _ in spans)),
+            {lang: self._lines(lang, "query") for lang in queries},
+            {lang: self._lines(lang, "document") for lang in targets},
+        )
+        width = next(iter(shards.values())).shape[1]
+        for lang, lines in [*source.queries.items(), *source.targets.items()]:
+            if lines.shape[1] != width:
+                raise DataError(
+                    f"{index} holds vectors of {width} numbers, and {self.name} gives {lang!r} {lines.shape[1]}: index again"
+                )
+        say(f"fitting {', '.join(type(step).__name__ for step in self._steps)}")
+        chain = postprocess.fit(self._steps, source, self.normalize)
+        chain.save(folder / "post.npz")
+        before, after, count = np.zeros(1), np.zeros(1), 0
+        for path, rows in track(shards.items(), len(shards), "map vectors", "shards"):
+            made: list[np.ndarray] = []
+            for lang, begin, end in langs[path]:
+                for start in range(begin, end, BLOCK):
+                    block = rows[start : min(end, start + BLOCK)].astype(np.float32)
+                    mapped = chain(block, lang, "document")
+                    before, after = (
+                        before + postprocess.unit(block).sum(axis=0),
+                        after + postprocess.unit(mapped).sum(axis=0),
+                    )
+                    made.append(_halves(mapped))
+            halves = np.concatenate(made)
+            if not np.isfinite(halves).all():
+                raise RunError(
+                    "retriever.post makes numbers that 16 bits cannot hold: retriever.normalize=true, or a larger epsilon"
+                )
+            vectors.write_shard(folder / "shards" / path.name, vectors.read_ids(path), halves, _spelled(langs[path]))
+            count += len(halves)
+        return {
+            "documents": count,
+            "dimensions_before": width,
+            "dimensions": halves.shape[1],
+            "bytes_per_document": 2 * halves.shape[1],
+            "mean_cosine_before": float(np.square(before / count).sum()),  # of two random documents: anisotropy
+            "mean_cosine": float(np.square(after / count).sum()),
+        }
+
+    # Search -------------------------------------------------------------------------------------------------------------
+
+    def search(self, folder: Path, queries: Sequence[Text], depth: int, derived: Path | None = None) -> Run:
+        """The `depth` best documents of every query; equal scores by doc_id descending.
+
+        `attrs["counts"]` of the run: what encoding the queries cost, and the recall of an approximate search.
+        """
+        import numpy as np
+
+        from clir_cli import runs
+
+        encoded, report = self.encode(queries, "query")
         _check_finite(encoded, queries, self.name)
-        cosine = self.similarity == "cosine" and not self.normalize
-        if cosine:
-            encoded /= np.maximum(np.linalg.norm(encoded, axis=1, keepdims=True), 1e-12)
-        ids = [query.id for query in queries]
-        if self.search_with == "faiss":
-            return vectors.search_faiss(
-                folder, ids, encoded, depth, factory=self.faiss_factory or "Flat", cosine=cosine
-            )
-        return vectors.search_exact(folder, ids, encoded, depth, cosine=cosine, device=encoding.device(self.device))
+        ids, stored = [query.id for query in queries], folder
+        if self._steps:
+            stored = _needed(derived)
+            for path in vectors.shard_folders(folder)[:1]:
+                vectors.check_dimensions(folder, encoded, vectors.read_vectors(path))
+            chain = postprocess.load(stored / "post.npz", self._steps, self.normalize)
+            mapped = [chain(encoded[i : i + 1], query.lang, "query") for i, query in enumerate(queries)]
+            encoded = np.concatenate(mapped) if mapped else encoded[:, :0]
+        if self._cosine:
+            encoded = postprocess.unit(encoded)
+        deep = max(depth, self.margin_neighbours) if self._margin else depth
+        run, counts = self._nearest(stored, derived, ids, encoded, deep)
+        if self._margin:
+            run = by_margin(run, stored, ids, encoded, self._margin, self.margin_neighbours, cosine=self._cosine)
+        run = runs.cut(run, depth)
+        run.attrs["counts"] = {name: value for name, value in report.items() if name != "texts"} | counts
+        return run
+
+    def _nearest(
+        self, stored: Path, derived: Path | None, ids: Sequence[str], encoded: np.ndarray, depth: int
+    ) -> tuple[Run, dict[str, float]]:
+        """Exactly, by quantised vectors, or by faiss; of the last two the recall too."""
+        on = encoding.device(self.device)
+
+        def exact(ids: Sequence[str], encoded: np.ndarray) -> Run:
+            return vectors.search_exact(stored, ids, encoded, depth, cosine=self._cosine, device=on)
+
+        if self.quantize != "none":
+            codes = _needed(derived) / "codes"
+            run = approximate.search_quantised(codes, self.quantize, ids, encoded, depth * (self.rescore or 1), on)
+            if self.rescore:
+                run = approximate.rescored(run, stored, ids, encoded, depth)
+        elif self.faiss_factory is not None:
+            file = _needed(derived) / "index.faiss"
+            run = approximate.search_faiss(stored, file, ids, encoded, depth, self.faiss_search or {})
+        else:
+            return exact(ids, encoded), {}
+        some = sorted({i * len(ids) // self.recall_queries for i in range(self.recall_queries)})
+        if not some:
+            return run, {}
+        best = exact([ids[i] for i in some], encoded[some])
+        counts = {f"recall_at_{k}": approximate.recall(run, best, k) for k in dict.fromkeys((min(10, depth), depth))}
+        found = ", ".join(f"{value:.3f} of the exact top {name.split('_')[-1]}" for name, value in counts.items())
+        say(f"{self.faiss_factory or self.quantize} finds {found} ({len(some)} queries)")
+        return run, {**counts, "recall_queries": len(some)}
+
+
+def _needed(derived: Path | None) -> Path:
+    if derived is None:
+        raise RunError("the vectors that this search needs were not derived from the index")
+    return derived
+
+
+def _spelled(spans: Sequence[tuple[str, int, int]]) -> list[str]:
+    return [lang for lang, begin, end in spans for _ in range(end - begin)]
+
+
+def _halves(encoded: np.ndarray) -> np.ndarray:
+    import torch
+
+    halves: np.ndarray = torch.from_numpy(encoded).half().numpy()
+    return halves
 
 
 def _check_finite(encoded: np.ndarray, texts: Sequence[Text], name: str) -> None:

@@ -18,6 +18,7 @@ from itertools import product
 from clir_cli.errors import LanguageError, RunError
 from clir_cli.languages import LANGUAGES, language
 from clir_cli.progress import track
+from clir_cli.translation import Pieced
 from clir_cli.types import neutral
 
 # Debian 12's pair packages with their modes (the files in /usr/share/apertium/modes), to name the one that is missing.
@@ -38,7 +39,7 @@ _PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Apertium:
+class Apertium(Pieced):
     """Translate by Apertium's shallow-transfer rules (Forcada et al. 2011); words it does not know stay as they are.
 
     Serbian comes out in the Latin alphabet and may come in in either. One process per direction stays open for as long

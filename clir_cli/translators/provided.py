@@ -22,8 +22,9 @@ class Provided:
     """Look translations up by id instead of making them.
 
     `source="parallel"`: the collection's documents and topics in the other language (documents share `aligned`, topics
-    their query_id). Another name: a version of the topics (HC4: "human translation", "google translate"). With `file`:
-    JSONL {"id", "text"} or {"id", fields...}, or TSV `id text`; the path may hold {source} and {target} languages.
+    their query_id). `human`: the version of the topics that people wrote; any other name is that version (TREC's JSONL:
+    "google translate"; mt:NAME is NAME). With `file`: JSONL {"id", "text"} or {"id", fields...}, or TSV `id text`, also
+    gzipped; the path may hold the languages {source} and {target}, and {name} for one of several by `source`.
     """
 
     source: str = "parallel"
@@ -32,14 +33,32 @@ class Provided:
 
     def __post_init__(self) -> None:
         if self.file is not None:
-            self.path("source", "target")
+            self._path("source", "target", self.source)
+
+    @property
+    def edition(self) -> str | None:
+        """The version of the topics, as the dataset names it; None: the one that people wrote."""
+        return None if self.source in {"parallel", "human"} else self.source.removeprefix("mt:")
 
     def path(self, source: str, target: str) -> Path:
-        """The file of one direction."""
+        """The file of one direction. DataError names those there are where `source` is none of them."""
+        path = self._path(source, target, self.source)
+        if not path.exists() and "{name}" in str(self.file):
+            pattern = self._path(source, target, "*")
+            before, _, after = pattern.name.partition("*")
+            found = sorted(p.name.removeprefix(before).removesuffix(after) for p in pattern.parent.glob(pattern.name))
+            raise DataError(
+                f"translator.source={self.source}: {path} does not exist; there are: {', '.join(found) or 'none'}"
+            )
+        return path
+
+    def _path(self, source: str, target: str, name: str) -> Path:
         try:
-            text = str(self.file).format_map({"source": source, "target": target})
+            text = str(self.file).format_map({"source": source, "target": target, "name": name})
         except (KeyError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"file may hold {{source}} and {{target}} only, got {self.file!r}") from error
+            raise ValueError(
+                f"file may hold {{source}} and {{target}} only, or {{name}} for `source`; got {self.file!r}"
+            ) from error
         return Path(text).expanduser().absolute()
 
     def read_file(self, source: str, target: str) -> dict[str, dict[str, str]]:
@@ -74,8 +93,7 @@ class Provided:
         """The topics' translations by query_id: in the file, or the dataset's own in the other language."""
         if self.file is not None:
             return self.read_file(source, target)
-        version = None if self.source == "parallel" else self.source
-        return {query.query_id: query.fields for query in dataset.read_topics(target, version)}
+        return {query.query_id: query.fields for query in dataset.read_topics(target, self.edition)}
 
     def replaced(self, rows: Sequence[T], found: Found, target: str) -> tuple[list[T], int]:
         """Documents or topics with their translated fields, in their order, and how many have no translation."""
