@@ -175,9 +175,11 @@ class Ledger:
 
     def _read(self) -> None:
         """Take in what was written since the last time; a torn last line is ended, and is nothing."""
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return
-        with self.path.open("rb+") as file:
+        with os.fdopen(
+            os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "rb+"
+        ) as file:  # O_CREAT asks the file server
             file.seek(self._read_to)
             data = file.read()
             if data and not data.endswith(b"\n"):

@@ -69,13 +69,13 @@ class JudgeServer:
         """What the judge says to a prompt of lines `[i] passage`."""
         text = "\n".join(turn["content"] for turn in body["messages"])
         grades = next((of for query, of in self.judgments.items() if query in text), {})
-        if labels := self.labels(body):
+        if labels := self.label_worths(body):
             limit = body.get("max_tokens") or body.get("max_completion_tokens")
             return " ".join(self.words.format(max(labels, key=lambda label: labels[label])).split()[:limit])
         passages = {int(i): passage for i, passage in re.findall(r"^\[(\d+)\] (.*)$", text, re.MULTILINE)}
         return self.say(sorted(passages, key=lambda i: -grades.get(passages[i], 0)))
 
-    def labels(self, body: Mapping[str, Any]) -> Mapping[str, float]:
+    def label_worths(self, body: Mapping[str, Any]) -> Mapping[str, float]:
         """What each label of a prompt of lines `[A] passage`, or of one `Passage: passage`, is worth."""
         if self.logits is not None:
             return self.logits
@@ -87,9 +87,9 @@ class JudgeServer:
             label: grades.get(passage, 0) for label, passage in re.findall(r"^\[([A-Z])\] (.*)$", text, re.MULTILINE)
         }
 
-    def told(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    def probabilities(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """The answer's `logprobs`: the most probable tokens, a half of each label's probability with a blank before it."""
-        labels = self.labels(body)
+        labels = self.label_worths(body)
         if not (self.logprobs and body.get("logprobs") and labels):
             return None
         most = max(labels.values())
@@ -156,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
                 judge.answered += 1
             choice = {
                 "message": {"role": "assistant", "content": judge.answer(body)}, "finish_reason": judge.finish,
-                "logprobs": judge.told(body),
+                "logprobs": judge.probabilities(body),
             }  # fmt: skip
             answer = {"model": model, "choices": [choice], "system_fingerprint": fingerprint}
             if judge.usage:

@@ -120,3 +120,10 @@ def test_whatever_the_sizes_and_ties(
     write(folder, matrix, ids, shard)
     found = [[doc for doc, _ in rows] for rows in search(folder, asked, depth)]
     assert found == product(matrix, asked, ids, min(depth, count))
+
+
+def test_no_queries_and_no_documents_give_an_empty_run(tmp_path: Path) -> None:
+    write(tmp_path / "one", np.ones((1, 8), np.float16), ["d"], 1)
+    vectors.write_shard(tmp_path / "none" / "shards" / "00000", [], np.ones((0, 8), np.float16))
+    assert vectors.search_exact(tmp_path / "one", [], np.ones((0, 8), np.float32), 5).empty
+    assert vectors.search_exact(tmp_path / "none", ["q"], np.ones((1, 8), np.float32), 5).empty

@@ -27,7 +27,8 @@ import clir_cli
 from clir_cli.errors import ConfigError
 from clir_cli.llms.openai import OpenAI
 from clir_cli.prompts.listwise import ListwisePrompt, line
-from clir_cli.rerankers.listwise import Listwise, windows
+from clir_cli.rerankers.listwise import Listwise
+from clir_cli.rerankers.sorting import windows
 from clir_cli.runs import read_trec
 from clir_cli.store import read_lists
 

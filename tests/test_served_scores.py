@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -89,9 +93,9 @@ def test_every_algorithm_finds_the_best_with_a_server_that_tells_probabilities_a
     reranker, journal = ALGORITHMS[name](llm), Journal()
     reranker.check()
     run = reranker.rerank(candidates(), journal)
-    for query in GRADES:
+    for query, grades in GRADES.items():
         found = list(run[run["query_id"] == query]["doc_id"])
-        assert found[:5] == best(query) and sorted(found) == sorted(GRADES[query])
+        assert found[:5] == best(query) and sorted(found) == sorted(grades)
     assert {answer["scores"] is not None for answer in journal.answers} == {logprobs}
     assert {answer["status"] for answer in journal.answers} == {"ok"}
     assert all(body["logprobs"] is True and body["temperature"] == 0.0 for body in judge.requests)
@@ -122,7 +126,6 @@ def test_one_token_is_asked_for_as_soon_as_an_answer_has_shown_that_the_server_t
 def test_words_around_a_label_are_read_where_the_server_tells_nothing(serve: Any, capsys: Any) -> None:
     judge, llm = serve(JudgeServer(GRADES, words="Passage {} of them"))
     journal = Journal()
-    remembered = Remembered(llm, Segments(Path("/nonexistent")), "judge")
     answers = llm.score_labels([(Message("user", "why\n[A] text why 1\n[B] text why 2"),)] * 4, ["A", "B"])
     assert [answer.scores for answer in answers] == [None] * 4
     assert {len(answer.text.split()) for answer in answers} == {4}
@@ -130,7 +133,6 @@ def test_words_around_a_label_are_read_where_the_server_tells_nothing(serve: Any
     run = Setwise(llm, Pick()).rerank(candidates(), journal)
     assert list(run[run["query_id"] == "why"]["doc_id"])[:5] == best("why")
     assert capsys.readouterr().err.count("gave no log-probabilities") == 1
-    assert remembered.costs() == {}
 
 
 def test_answers_without_the_scores_that_were_wanted_are_counted_from_memory_too(serve: Any, tmp_path: Path) -> None:
@@ -197,6 +199,51 @@ def test_a_served_model_has_no_likelihood_of_a_text(serve: Any) -> None:
     assert not isinstance(llm, ScoresTexts)
     with pytest.raises(ConfigError, match="choose llm=transformers"):
         QueryLikelihood(llm, WriteQuery()).check()
+
+
+@pytest.fixture
+def transformers_serve(llama: Path) -> Iterator[str]:  # noqa: F811
+    """`transformers serve` with the small model; its address."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(llama), "--device", "cpu"]
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(600):
+            assert server.poll() is None
+            with socket.socket() as there:
+                if there.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_transformers_serve_ignores_that_probabilities_are_wanted_and_its_words_are_kept(
+    transformers_serve: str,
+    llama: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    llm = OpenAI(
+        model=str(llama), context=1000, base_url=transformers_serve, api_key_env=None, max_concurrency=2, max_calls=3
+    )
+    remembered = Remembered(llm, Segments(tmp_path), "tiny")
+    answers = remembered.score_labels(prompts(3), ["A", "B"])
+    assert [(answer.error, answer.scores) for answer in answers] == [(None, None)] * 3
+    assert all(answer.text and answer.prompt_tokens and answer.output_tokens <= LABEL_TOKENS for answer in answers)
+    assert remembered.costs() == {"without_scores": 3}
+    assert capsys.readouterr().err.count("gave no log-probabilities") == 1
 
 
 # Labels as tokens --------------------------------------------------------------------------------------------------------
@@ -300,8 +347,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def test_vllm_gets_token_numbers_greedily_with_prefix_caching_and_few_at_a_time(
-    recorded: Recorded, llama: Path
-) -> None:  # noqa: F811
+    recorded: Recorded,
+    llama: Path,  # noqa: F811
+) -> None:
     llm = offline(llama, tensor_parallel=2)
     answers = llm.generate(prompts(5), 9)
     assert [len(asked) for asked, _ in recorded.calls] == [2, 2, 1]
@@ -334,4 +382,4 @@ def test_vllm_measures_a_continuation_token_by_token(recorded: Recorded, llama: 
 def test_an_old_vllm_is_refused(recorded: Recorded, llama: Path) -> None:  # noqa: F811
     sys.modules["vllm"].SamplingParams.__struct_fields__ = ("temperature",)
     with pytest.raises(ConfigError, match="pip install -U vllm"):
-        offline(llama).check()
+        offline(llama).check_labels(["A", "B"])

@@ -49,8 +49,8 @@ class Remembered:
     memory: Memory
     identity: str
     ledgers: Sequence[Ledger] = ()
-    _given: list[Answer] = field(default_factory=list)  # by a served model, for `costs`
-    _unscored: Counter[bool] = field(default_factory=Counter)  # answers without the probabilities that were asked for
+    _given: list[Answer] = field(default_factory=list, compare=False, repr=False)  # by a served model, for `costs`
+    _counts: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
 
     @property
     def context(self) -> int:
@@ -78,7 +78,7 @@ class Remembered:
 
     def score_labels(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[Answer]:
         answers = self._ask(prompts, tuple(labels))
-        self._unscored[True] += sum(answer.scores is None and answer.error is None for answer in answers)
+        self._counts["without_scores"] += sum(answer.scores is None and answer.error is None for answer in answers)
         return answers
 
     def _ask(self, prompts: Sequence[Prompt], wanted: int | tuple[str, ...]) -> list[Answer]:
@@ -122,7 +122,7 @@ class Remembered:
                 of = [answer for answer in self._given if answer.cached == cached and answer.error is None]
                 if (cost := self.llm.cost(of)) is not None:
                     counts[name] = cost
-        return counts | ({"without_scores": self._unscored[True]} if self._unscored[True] else {})
+        return counts | {name: count for name, count in self._counts.items() if count}
 
     def _answers(self, keys: Sequence[str], ask: Callable[[Mapping[str, int]], list[Answer]]) -> list[Answer]:
         """The answers under `keys`; `ask` is given those that are missing, each once, with the number of its prompt."""

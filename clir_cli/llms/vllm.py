@@ -69,11 +69,8 @@ class VLLM:
         )  # fmt: skip
 
     def check(self) -> None:
-        """Raise ConfigError unless vLLM is installed and can score labels by their numbers."""
-        if "logprob_token_ids" not in _package().SamplingParams.__struct_fields__:
-            raise ConfigError(
-                "the installed vLLM has no SamplingParams.logprob_token_ids, which label scores need: pip install -U vllm"
-            )
+        """Raise ConfigError unless vLLM is installed."""
+        _package()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.reader.count_tokens(texts)
@@ -97,7 +94,12 @@ class VLLM:
         return self._run(rows, asked, read)
 
     def check_labels(self, labels: Sequence[str]) -> None:
-        """Raise ConfigError unless every label is one token after a prompt, no two are the same, and vLLM takes so many."""
+        """Raise ConfigError unless every label is one token after a prompt, no two are the same, and vLLM scores so many."""
+        if "logprob_token_ids" not in _package().SamplingParams.__struct_fields__:
+            raise ConfigError(
+                "the installed vLLM has no SamplingParams.logprob_token_ids, which label scores need: pip install -U vllm, or "
+                "set reranker.answer=text"
+            )
         if len(labels) > MOST_LABELS:
             raise ConfigError(f"vLLM scores at most {MOST_LABELS} labels at once, got {len(labels)}")
         self._label_ids((Message("user", "?"),), labels)
@@ -178,7 +180,6 @@ class VLLM:
         options = self.engine_options()
         key = tuple(sorted(options.items(), key=lambda item: item[0]))
         if key not in _loaded:
-            self.check()
             _loaded.clear()
             gc.collect()  # the old engine's memory is free before the new one is made
             _loaded[key] = _package().LLM(**options)

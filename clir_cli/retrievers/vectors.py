@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-SCORES = 1 << 24  # scores held at once (64 MB): the block gets shorter as the queries get more
+SCORES = 1 << 22  # scores held at once (16 MB): the block gets shorter as the queries get more
 CACHED = 1 << 20  # numbers of a block on a CPU (4 MB): converted and multiplied while they are in its cache
 ROWS = 64  # blocks are padded to a multiple: equal vectors then get equal scores wherever they stand in a block
 
@@ -85,13 +87,16 @@ def read_vectors(shard: Path) -> Any:
 
 def read_shards(folder: Path) -> Iterator[Shard]:
     """The shards of an index in order."""
-    for path in shard_folders(folder):
-        ids, vectors = read_ids(path), read_vectors(path)
-        if len(ids) != len(vectors):
-            raise DataError(
-                f"{path}: ids.txt names {len(ids)} documents and vectors.npy holds {len(vectors)}; build the index again"
-            )
-        yield Shard(ids, vectors)
+    yield from map(read_shard, shard_folders(folder))
+
+
+def read_shard(shard: Path) -> Shard:
+    ids, vectors = read_ids(shard), read_vectors(shard)
+    if len(ids) != len(vectors):
+        raise DataError(
+            f"{shard}: ids.txt names {len(ids)} documents and vectors.npy holds {len(vectors)}; build the index again"
+        )
+    return Shard(ids, vectors)
 
 
 def read_rows(folder: Path, wanted: Collection[str], size: int = 1 << 14) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -122,31 +127,33 @@ def search_exact(
     """
     import torch
 
+    if not len(queries):
+        return as_run([], [], [])
+    shards = shard_folders(folder)
+    ends = [0, *itertools.accumulate(len(read_vectors(shard)) for shard in shards)]
     query = torch.from_numpy(queries).to(device)
     size = _block(len(queries), queries.shape[1], device)
-    block = torch.zeros(size, queries.shape[1], device=device)
+    block = torch.empty(size, queries.shape[1], device=device)
     products = torch.empty(len(queries), size, device=device)
-    best = _Best(len(queries), depth, device)
-    offset = 0
-    for ids, vectors in read_shards(folder):
+    best = _Best(len(queries), min(depth, ends[-1]), size, device, _Names(shards, ends))
+    for shard, first in zip(shards, ends, strict=False):
+        vectors = read_vectors(shard)
         check_dimensions(folder, queries, vectors)
-        best.shard(ids, offset)
-        for start in range(0, len(ids), size):
+        for start in range(0, len(vectors), size):
             part = _tensor(vectors[start : start + size])
             block[: len(part)].copy_(part)
             block[len(part) :] = 0  # the product keeps its shape: see ROWS
             if cosine:
                 block /= block.norm(dim=1, keepdim=True).clamp_min(1e-12)
             torch.mm(query, block.T, out=products)
-            best.add(products[:, : len(part)], offset + start)
-        offset += len(ids)
+            best.add(products[:, : len(part)], first + start)
     scores, docs = best.found()
-    return as_run(query_ids, scores, docs)
+    return _run(query_ids, scores.shape[1], scores.ravel(), docs.ravel())
 
 
 def _block(queries: int, dimensions: int, device: str) -> int:
     """Documents scored at once: few on a CPU, so that they stay in its cache, many on a GPU; a multiple of ROWS."""
-    held = (CACHED if device == "cpu" else SCORES) // max(1, dimensions)
+    held = (CACHED if device == "cpu" else 4 * SCORES) // max(1, dimensions)
     return max(1024, min(65_536, held, SCORES // max(1, queries))) // ROWS * ROWS
 
 
@@ -161,94 +168,99 @@ def _tensor(rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(rows)
 
 
-class _Best:
-    """The `depth` largest scores of every query so far.
+class _Names:
+    """The doc_ids of rows counted over all shards, read where they are asked for: only what ties and what is found."""
 
-    A block's scores are compared with each query's lowest kept score first: the few that reach it are gathered, and sorted
-    in when they are as many as those kept.
+    def __init__(self, shards: Sequence[Path], ends: Sequence[int]) -> None:
+        self.shards, self.ends = shards, ends  # `ends` begins with 0
+        self.ids = functools.lru_cache(maxsize=8)(lambda number: read_shard(shards[number]).ids)
+
+    def __call__(self, row: int) -> str:
+        number = bisect.bisect_right(self.ends, row) - 1
+        return self.ids(number)[row - self.ends[number]]
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` (any shape) as an array of str."""
+        import numpy as np
+
+        found = np.empty(rows.shape, object)
+        for number, (first, end) in enumerate(itertools.pairwise(self.ends)):
+            here = (rows >= first) & (rows < end)
+            if here.any():
+                found[here] = np.array(self.ids(number), object)[rows[here] - first]
+        return found
+
+
+class _Best:
+    """The `depth` largest scores of every query so far, and some that came later.
+
+    A block's scores are compared with what each query's `depth`-th best was at the last merge; the few that reach it are
+    gathered, and the largest of all chosen when a query has no more room.
     """
 
-    def __init__(self, queries: int, depth: int, device: str) -> None:
+    def __init__(self, queries: int, depth: int, size: int, device: str, names: _Names) -> None:
         import torch
 
-        self.depth = depth
-        self.scores = torch.empty(queries, 0, device=device)  # (queries, up to depth), the lowest last once it is full
-        self.rows = torch.empty(queries, 0, dtype=torch.int64, device=device)  # counted over all shards
-        self.names: dict[int, str] = {}  # of the rows of finished shards
-        self.ids: list[str] = []
-        self.offset = 0
-        self.waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # (query, row, score) of each
-
-    def name(self, row: int) -> str:
-        return self.ids[row - self.offset] if row >= self.offset else self.names[row]
-
-    def shard(self, ids: list[str], offset: int) -> None:
-        """The rows from here on are those of `ids`, from `offset`."""
-        import torch
-
-        self._merge()
-        self.names = {row: self.name(row) for row in torch.unique(self.rows).tolist()}
-        self.ids, self.offset = ids, offset
+        self.depth, self.names = depth, names
+        width = depth + max(depth, size)  # a block of `size` fits after every merge
+        self.scores = torch.full((queries, width), -torch.inf, device=device)
+        self.rows = torch.zeros(queries, width, dtype=torch.int64, device=device)
+        self.held = torch.zeros(queries, dtype=torch.int64, device=device)  # how many of `scores` are taken
+        self.lowest: Any = None  # (queries, 1): the lowest score kept by the last merge
 
     def add(self, products: torch.Tensor, first: int) -> None:
         """The scores (queries, documents) of the rows from `first`."""
         import torch
 
-        if self.scores.shape[1] < self.depth:
-            rows = torch.arange(first, first + products.shape[1], device=products.device).expand(len(products), -1)
-            self._keep(products, rows)
+        if self.lowest is None:  # until the first merge all are kept
+            used, end = int(self.held[0]), int(self.held[0]) + products.shape[1]
+            if end <= self.scores.shape[1]:
+                self.scores[:, used:end] = products
+                self.rows[:, used:end] = torch.arange(first, first + end - used, device=products.device)
+                self.held.fill_(end)
+                return
+            self._merge()
+        query, at = (products >= self.lowest).nonzero(as_tuple=True)
+        if not len(query):
             return
-        query, at = (products >= self.scores[:, -1:]).nonzero(as_tuple=True)
-        if len(query):
-            self.waiting.append((query, at + first, products[query, at]))
-            if sum(len(query) for query, _, _ in self.waiting) >= len(self.scores) * self.depth:
-                self._merge()
+        counts = torch.bincount(query, minlength=len(products))
+        held = self.held + counts
+        if int(held.max()) > self.scores.shape[1]:
+            self._merge()
+            self.add(products, first)
+            return
+        place = torch.arange(len(query), device=query.device) + (held - counts.cumsum(0))[query]
+        self.scores[query, place] = products[query, at]
+        self.rows[query, place] = at + first
+        self.held = held
 
-    def found(self) -> tuple[list[list[float]], list[list[str]]]:
-        self._merge()
-        return self.scores.tolist(), [[self.name(row) for row in rows] for rows in self.rows.tolist()]
+    def found(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float64 and doc_ids (queries, depth), in no order."""
+        if self.depth:
+            self._merge()
+        scores, rows = self.scores[:, : self.depth].double(), self.rows[:, : self.depth]
+        return scores.cpu().numpy(), self.names.of(rows.cpu().numpy())
 
     def _merge(self) -> None:
-        """Sort in what waits, laid out as one row per query."""
-        import torch
-
-        if not self.waiting:
-            return
-        query, row, score = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
-        self.waiting = []
-        order = torch.argsort(query, stable=True)
-        counts = torch.bincount(query, minlength=len(self.scores))
-        begins = counts.cumsum(0) - counts
-        query = query[order]
-        place = torch.arange(len(query), device=query.device) - begins[query]
-        scores = self.scores.new_full(
-            (len(self.scores), int(counts.max())), -torch.inf
-        )  # never kept: `depth` are there
-        rows = torch.full_like(scores, -1, dtype=torch.int64)
-        scores[query, place], rows[query, place] = score[order], row[order]
-        self._keep(scores, rows)
-
-    def _keep(self, scores: torch.Tensor, rows: torch.Tensor) -> None:
-        import torch
-
-        if scores.shape[1] > self.depth:  # first by themselves: a block is much wider than what is kept
-            scores, rows = _best(scores, rows, self.depth, self.name)
-        scores, rows = torch.cat([self.scores, scores], 1), torch.cat([self.rows, rows], 1)
-        self.scores, self.rows = _best(scores, rows, self.depth, self.name)
+        used = int(self.held.max())
+        scores, rows = _best(self.scores[:, :used], self.rows[:, :used], self.depth, self.names)
+        self.scores[:, : self.depth], self.rows[:, : self.depth] = scores, rows
+        self.scores[:, self.depth :] = -float("inf")
+        self.lowest = scores.amin(1, keepdim=True)
+        self.held.fill_(self.depth)
 
 
-def _best(scores: torch.Tensor, rows: torch.Tensor, depth: int, name: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `depth` largest scores of every query, the lowest last, and their rows; ties at the cut go to the larger names."""
-    values, at = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
+def _best(
+    scores: torch.Tensor, rows: torch.Tensor, depth: int, name: Callable[[int], str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `depth` largest scores of every query, in no order, and their rows; ties at the cut go to the larger names."""
     if scores.shape[1] <= depth:
-        return values, rows.gather(1, at)
-    at = at[:, :depth].clone()
-    for q in (values[:, depth - 1] == values[:, depth]).nonzero().flatten().tolist():
-        lowest = values[q, depth - 1]
-        if lowest == -float("inf"):
-            continue
-        above = (scores[q] > lowest).nonzero().flatten().tolist()
-        tied = (scores[q] == lowest).nonzero().flatten().tolist()
+        return scores, rows
+    values, at = scores.topk(depth, dim=1, sorted=False)
+    lowest = values.amin(1, keepdim=True)
+    for q in ((scores >= lowest).sum(1) > depth).nonzero().flatten().tolist():
+        above = (scores[q] > lowest[q]).nonzero().flatten().tolist()
+        tied = (scores[q] == lowest[q]).nonzero().flatten().tolist()
         order = rows[q].tolist()
         tied.sort(key=lambda i: name(order[i]), reverse=True)
         at[q] = at.new_tensor((above + tied)[:depth])
@@ -266,13 +278,20 @@ def check_dimensions(folder: Path, queries: np.ndarray, vectors: np.ndarray) -> 
 
 def as_run(query_ids: Sequence[str], scores: Sequence[Sequence[float]], docs: Sequence[Sequence[str]]) -> Run:
     """The Run of each query's documents and their scores."""
+    import numpy as np
+
+    counts = [len(found) for found in docs]
+    return _run(query_ids, counts, np.array(list(itertools.chain(*scores)), float), list(itertools.chain(*docs)))
+
+
+def _run(
+    query_ids: Sequence[str], counts: int | Sequence[int], scores: np.ndarray, docs: Sequence[str] | np.ndarray
+) -> Run:
+    """The Run of `counts` documents of every query, all one after the other."""
+    import numpy as np
     import pandas as pd
 
     from clir_cli import runs
 
-    found = [
-        (q, doc, score)
-        for q, s, d in zip(query_ids, scores, docs, strict=True)
-        for doc, score in zip(d, s, strict=True)
-    ]
-    return runs.ranked(pd.DataFrame(found, columns=["query_id", "doc_id", "score"]))
+    names = np.repeat(np.array(query_ids, object), counts)
+    return runs.ranked(pd.DataFrame({"query_id": names, "doc_id": docs, "score": scores}))
