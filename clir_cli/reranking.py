@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clir_cli.errors import RunError
 from clir_cli.files import read_json, write_json
-from clir_cli.passages import Passages, Spans, passage_id, read_place, split_id
+from clir_cli.text.passages import Passages, Spans, passage_id, read_place, split_id
 from clir_cli.types import Candidates, Journal, Text
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from clir_cli import hub
+from clir_cli.models import hub
 from clir_cli.types import Component
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _engines(part: Component) -> list[str]:
 @cache
 def _minor(package: str) -> str:
     if package == "anserini":  # no package of its own: the jar that pyserini carries
-        from clir_cli import lucene
+        from clir_cli.text import lucene
 
         return lucene.engine_version().removeprefix("anserini ")
     try:

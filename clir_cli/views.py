@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from clir_cli.docstore import Docstore
 from clir_cli.errors import ConfigError, DataError
-from clir_cli.expansion import Queries, appended
-from clir_cli.expansion import from_fields as from_stored
-from clir_cli.languages import language
-from clir_cli.passages import (
+from clir_cli.progress import say
+from clir_cli.text.expansion import Queries, appended
+from clir_cli.text.expansion import from_fields as from_stored
+from clir_cli.text.languages import language
+from clir_cli.text.passages import (
     Cut,
     FieldSpans,
     Pairs,
@@ -28,7 +29,6 @@ from clir_cli.passages import (
     split_id,
     to_fields,
 )
-from clir_cli.progress import say
 from clir_cli.types import Doc, Query, Text
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _alignment(folder: Path, ids: Sequence[str]) -> Mapping[str, Mapping[str, Pa
     if not (folder / "alignment.jsonl").is_file():
         _tell_unaligned(folder.name.rpartition("-")[0])
         return {}
-    from clir_cli.translation import read_alignment
+    from clir_cli.text.translation import read_alignment
 
     return read_alignment(folder, ids)
 

@@ -84,7 +84,7 @@ def cost(*command: str, **environment: str) -> Cost:
 COMMAND = """
 import os, runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
-from clir_cli import lucene
+from clir_cli.text import lucene
 os.environ.setdefault("OPENAI_API_KEY", "not used")
 if not (lucene.java_home() / "jmods").is_dir():
     import jnius_config

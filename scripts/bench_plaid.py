@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from clir_cli import hub
+from clir_cli.models import hub
 from clir_cli.retrievers.late_interaction import LateInteraction
 from clir_cli.types import Run, Text
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clir_cli.retrievers import vectors
+from clir_cli.search import vectors
 
 SHARD = 50_000
 

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from clir_cli.progress import silence  # noqa: E402
 from clir_cli.segments import Segments  # noqa: E402
-from clir_cli.translation import translate_texts  # noqa: E402
+from clir_cli.text.translation import translate_texts  # noqa: E402
 
 ROUNDS = 3
 TATOEBA = ROOT.parent / "shared" / "data" / "tatoeba" / "tatoeba.spa-eng.spa"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from clir_cli import runs
-from clir_cli.retrievers import postprocess
 from clir_cli.retrievers.single_vector import SingleVector, Task
+from clir_cli.search import postprocess
 from clir_cli.steps import derives
 from clir_cli.types import Run, Text
 

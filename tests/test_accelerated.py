@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from clir_cli import accelerated, hub
 from clir_cli.errors import ConfigError
+from clir_cli.models import accelerated, hub
 from clir_cli.retrievers.dense import Dense
 from clir_cli.types import Text
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, STATIC, XQUAD, needs_shared
 
-from clir_cli import analysis, lucene
 from clir_cli.errors import ConfigError, DataError, LanguageError
 from clir_cli.fingerprints import Fingerprints
-from clir_cli.languages import LANGUAGES
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.steps import identity
+from clir_cli.text import analysis, lucene
+from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import Run, Text
 
 TATOEBA = SHARED / "data" / "tatoeba"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from clir_cli.errors import LanguageError, RunError
-from clir_cli.translation import translate_texts
+from clir_cli.text.translation import translate_texts
 from clir_cli.translators.apertium import Apertium, _pipe
 
 if shutil.which("apertium") is None:

@@ -15,7 +15,7 @@ from conftest import SHARED, STATIC, Clir, needs_shared
 from clir_cli.datasets.bitext import Bitext
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.retrievers.dense import Dense
-from clir_cli.retrievers.postprocess import unit
+from clir_cli.search.postprocess import unit
 from clir_cli.types import Qrel, Text
 
 TATOEBA = SHARED / "data" / "tatoeba"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from clir_cli import lucene
 from clir_cli.errors import DataError, LanguageError, RunError
-from clir_cli.languages import LANGUAGES
 from clir_cli.retrievers.bm25 import BM25
+from clir_cli.text import lucene
+from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import Run, Text
 
 XQUAD = Path(__file__).parents[2] / "shared" / "data" / "xquad-r"
@@ -413,7 +413,7 @@ def test_what_fails_inside_javas_threads_is_raised_with_its_cause(tmp_path):
 def test_a_jvm_that_cannot_start_is_an_error_and_not_the_end_of_the_process(heap, environment, why):
     code = """if True:
         import sys
-        from clir_cli import lucene
+        from clir_cli.text import lucene
         from clir_cli.errors import RunError
         try:
             lucene.start(sys.argv[1], 2)
@@ -437,7 +437,7 @@ def test_a_java_that_is_too_old_is_named_with_its_version(tmp_path, monkeypatch)
 
 
 def test_the_engine_is_known_without_starting_java():
-    code = "import sys; from clir_cli import lucene; from clir_cli.retrievers.bm25 import BM25; print(lucene.engine_version())"
+    code = "import sys; from clir_cli.text import lucene; from clir_cli.retrievers.bm25 import BM25; print(lucene.engine_version())"
     assert python(code + "; print({'jnius', 'pandas', 'pyserini'} & set(sys.modules))") == "anserini 1.7\nset()\n"
 
 

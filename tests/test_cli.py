@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from conftest import Clir
 
-VERBS = ["run", "plan", "why", "configs", "list", "evaluate", "table", "diff", "new", "step", "doctor"]
+VERBS = [
+    "run", "plan", "why", "configs", "check", "languages", "translate", "list", "evaluate", "table", "diff", "new", "step",
+    "doctor",
+]  # fmt: skip
 QRELS = str(Path(__file__).parents[1] / "clir_cli" / "datasets" / "demo" / "qrels.de.txt")
 
 
@@ -168,7 +171,9 @@ def test_why_names_the_fields_of_two_steps_and_of_two_experiments(shared_clir: C
 def test_configs_are_a_line_each_and_aligned_with_the_user_s_own(clir: Clir) -> None:
     clir("new", "retriever", "of_mine")
     every, group = clir("configs").stdout.splitlines(), clir("configs", "retriever").stdout.splitlines()
-    assert {line.split("=")[0] for line in every} == {"dataset", "translator", "llm", "prompt", "retriever", "reranker"}
+    assert {line.split("=")[0] for line in every} == {
+        "dataset", "translator", "llm", "prompt", "retriever", "reranker", "experiment",
+    }  # fmt: skip
     assert any(line.startswith("retriever=of_mine ") for line in every)
     for lines in (every, group):
         start = max(len(line.split()[0]) for line in lines) + 2

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from clir_cli import encoding, runs
+from clir_cli import runs
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
+from clir_cli.models import encoding
 from clir_cli.retrievers.dense import Dense
 from clir_cli.types import Run, Text
 
@@ -142,7 +143,7 @@ def read_topics(lang: str) -> list[Text]:
 
 @needs_xquad
 def test_minilm_on_xquad_r_ranks_as_sentence_transformers_and_an_exact_product_rank(tmp_path: Path) -> None:
-    from clir_cli import hub
+    from clir_cli.models import hub
 
     docs, queries = read_corpus("en")[:40], read_topics("en")[:40]
     folder = hub.folder(MINILM.model)

@@ -15,8 +15,8 @@ import small_encoders as small
 import torch
 from small_encoders import TEXTS
 
-from clir_cli import encoding
 from clir_cli.errors import ConfigError, LanguageError, MissingModel
+from clir_cli.models import encoding
 from clir_cli.retrievers.dense import Adapter, Dense
 from clir_cli.types import Text
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clir_cli.retrievers import vectors
+from clir_cli.search import vectors
 
 
 def write(folder: Path, matrix: np.ndarray, ids: list[str], shard: int) -> None:

@@ -19,13 +19,13 @@ from clir_cli import runs
 from clir_cli.compose import cells
 from clir_cli.config import built
 from clir_cli.errors import ConfigError, DataError
-from clir_cli.expansion import LLMQueries, ProvidedQueries, Seq2SeqQueries, appended
 from clir_cli.launchers.serial import execute
 from clir_cli.plan import planned
 from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.expanded import Expanded
 from clir_cli.stages import Stages
 from clir_cli.store import At, Store
+from clir_cli.text.expansion import LLMQueries, ProvidedQueries, Seq2SeqQueries, appended
 from clir_cli.types import Answer, Text
 
 TEXTS = [

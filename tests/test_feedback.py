@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from conftest import XQUAD, needs_shared
 
-from clir_cli import lucene
 from clir_cli.errors import DataError
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.steps import identity
+from clir_cli.text import lucene
 from clir_cli.types import Run, Text
 
 QUERIES = 60  # of each language's questions

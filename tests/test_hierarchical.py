@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from clir_cli.errors import ConfigError
-from clir_cli.languages import split_sentences
-from clir_cli.passages import Passages, tokens_of
 from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.hierarchical import Hierarchical
+from clir_cli.text.languages import split_sentences
+from clir_cli.text.passages import Passages, tokens_of
 from clir_cli.types import Text
 
 DOCS = [

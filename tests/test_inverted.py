@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clir_cli import inverted
 from clir_cli.errors import DataError
+from clir_cli.search import inverted
 from clir_cli.types import Run
 
 Docs = Sequence[tuple[str, Mapping[Any, float]]]

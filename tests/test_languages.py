@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clir_cli import language_list
 from clir_cli.errors import LanguageError
-from clir_cli.languages import LANGUAGES, join_sentences, language, sentence_rules, split_sentences
 from clir_cli.retrievers.bm25 import BM25
+from clir_cli.text import language_list
+from clir_cli.text.languages import LANGUAGES, join_sentences, language, sentence_rules, split_sentences
 
 XQUAD = Path(__file__).parents[2] / "shared" / "data" / "xquad-r"
 COLLECTIONS = {
@@ -169,7 +169,7 @@ def test_a_code_unlike_any_language_gets_no_guess(asked):
 
 
 def test_listing_languages_loads_only_the_standard_library():
-    code = "import sys; before = set(sys.modules); import clir_cli.languages; print(*sorted(set(sys.modules) - before))"
+    code = "import sys; before = set(sys.modules); import clir_cli.text.languages; print(*sorted(set(sys.modules) - before))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in run.stdout.split()}
     assert loaded <= sys.stdlib_module_names | {"clir_cli"}

@@ -15,9 +15,9 @@ import pytest
 import torch
 from conftest import Clir
 
-from clir_cli import multi_vector
 from clir_cli.errors import ConfigError, DataError, LanguageError, MissingModel
-from clir_cli.multi_vector import TokenVectors, maxsim
+from clir_cli.models import multi_vector
+from clir_cli.models.multi_vector import TokenVectors, maxsim
 from clir_cli.rerankers.late_interaction import LateInteraction as LateReranker
 from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.late_interaction import LateInteraction

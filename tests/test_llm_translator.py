@@ -12,7 +12,7 @@ from clir_cli import compose
 from clir_cli.config import built
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.segments import Segments
-from clir_cli.translation import complaint, translate_texts
+from clir_cli.text.translation import complaint, translate_texts
 from clir_cli.translators.llm import LLMTranslator, read_answer
 from clir_cli.types import Answer, Message, Prompt
 

@@ -11,8 +11,9 @@ import small_encoders as small
 import torch
 from small_encoders import TEXTS
 
-from clir_cli import compose, config, model_check
+from clir_cli import compose, config
 from clir_cli.errors import ConfigError, LanguageError
+from clir_cli.models import model_check
 from clir_cli.retrievers.dense import Adapter, Dense
 from clir_cli.types import Text
 

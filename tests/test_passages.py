@@ -15,18 +15,19 @@ from conftest import STATIC, XQUAD, needs_shared, xquad
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clir_cli import passages, runs
+from clir_cli import runs
 from clir_cli.compose import cells
 from clir_cli.config import built
 from clir_cli.errors import ConfigError
-from clir_cli.languages import split_sentences
 from clir_cli.launchers.serial import execute
-from clir_cli.passages import Passages, moved, read_place, sentence_spans, to_fields, token_spans, word_spans
 from clir_cli.plan import planned
 from clir_cli.reranking import Shown
 from clir_cli.retrievers.dense import Dense
 from clir_cli.stages import Stages
 from clir_cli.store import At, Store
+from clir_cli.text import passages
+from clir_cli.text.languages import split_sentences
+from clir_cli.text.passages import Passages, moved, read_place, sentence_spans, to_fields, token_spans, word_spans
 from clir_cli.types import Doc, Text
 from clir_cli.views import Fields, Versions
 
@@ -428,8 +429,9 @@ def test_a_reranking_is_known_by_the_passages_that_it_was_shown(root: Path, judg
 
 
 def test_an_alignment_beside_the_translation_says_where_a_passage_is(tmp_path: Path) -> None:
-    from clir_cli import docstore, translation
+    from clir_cli import docstore
     from clir_cli.steps import Counts, Step
+    from clir_cli.text import translation
     from clir_cli.views import DocView
 
     store = Store(tmp_path / "runs")

@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import XQUAD, needs_shared
 
-from clir_cli import hub, multi_vector, plaid
 from clir_cli.errors import ConfigError, DataError
-from clir_cli.multi_vector import Encoded, TokenVectors
+from clir_cli.models import hub, multi_vector
+from clir_cli.models.multi_vector import Encoded, TokenVectors
 from clir_cli.retrievers.late_interaction import LateInteraction
+from clir_cli.search import plaid
 from clir_cli.types import Text
 
 WIDE = plaid.Search(n_probe=8, threshold=None, n_full_scores=60)

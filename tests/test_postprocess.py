@@ -13,9 +13,9 @@ from given_vectors import Given, cloud, index, search, texts
 
 from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
 from clir_cli.fingerprints import Fingerprints
-from clir_cli.retrievers import vectors
-from clir_cli.retrievers.postprocess import unit
 from clir_cli.retrievers.single_vector import SingleVector
+from clir_cli.search import vectors
+from clir_cli.search.postprocess import unit
 from clir_cli.steps import identity
 from clir_cli.types import Text
 

@@ -12,8 +12,8 @@ from given_vectors import Given, cloud, index, search, texts
 from clir_cli.errors import ConfigError, DataError, RunError
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.retrievers.ensemble import Ensemble
-from clir_cli.retrievers.postprocess import unit
 from clir_cli.retrievers.precomputed import Precomputed
+from clir_cli.search.postprocess import unit
 from clir_cli.steps import identity
 
 DOCS, QUERIES = cloud(0, 100), cloud(1, 10)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from conftest import SHARED, XQUAD, Clir, needs_shared, xquad
 
-from clir_cli import lucene, translation_table
 from clir_cli.errors import DataError, LanguageError
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.retrievers.psq import PSQ
+from clir_cli.text import lucene, translation_table
 from clir_cli.types import Run, Text
 
 PATAPSCO, TATOEBA = SHARED / "data" / "patapsco-samples", SHARED / "data" / "tatoeba"

@@ -16,7 +16,7 @@ import pytest
 
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
 from clir_cli.segments import Segments
-from clir_cli.translation import translate_texts
+from clir_cli.text.translation import translate_texts
 from clir_cli.translators.seq2seq import Seq2Seq, _batches
 
 pytestmark = pytest.mark.filterwarnings(  # Marian's tokenizer asks for a normaliser that it never calls when encoding
@@ -464,7 +464,7 @@ def test_planning_needs_no_torch():
         "import sys\n"
         "from clir_cli.translators.seq2seq import Seq2Seq\n"
         "from clir_cli.translators.apertium import Apertium\n"
-        "import clir_cli.translation\n"
+        "import clir_cli.text.translation\n"
         "assert Seq2Seq('facebook/nllb-200-1.3B', codes='nllb').directions('es', 'en') is None\n"
         "Apertium().directions('es', 'en')\n"
         "print([m for m in ('torch', 'transformers', 'numpy', 'pandas') if m in sys.modules])"

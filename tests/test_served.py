@@ -14,9 +14,9 @@ from embedding_server import EmbeddingServer, serving
 
 from clir_cli.errors import ConfigError, LanguageError, RunError
 from clir_cli.fingerprints import Fingerprints
-from clir_cli.retrievers import vectors
 from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.served import Served
+from clir_cli.search import vectors
 from clir_cli.steps import identity
 from clir_cli.types import Text
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from clir_cli import bge_m3, inverted
 from clir_cli.errors import ConfigError, DataError, LanguageError, MissingModel
+from clir_cli.models import bge_m3
 from clir_cli.retrievers.sparse import BGEM3Sparse, LearnedSparse, Splade
+from clir_cli.search import inverted
 from clir_cli.types import Run, Text
 
 TEXTS = [

@@ -10,7 +10,7 @@ import pytest
 
 from clir_cli.errors import ConfigError, DataError, LanguageError, MissingModel, RunError
 from clir_cli.segments import Segments
-from clir_cli.translation import (
+from clir_cli.text.translation import (
     Counts,
     Made,
     Pieced,

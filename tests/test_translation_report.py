@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, Clir
 
-from clir_cli import language_id
-from clir_cli.languages import LANGUAGES, split_sentences
-from clir_cli.translation import Made, complaint, examined, loops, read_alignment
+from clir_cli.text import language_id
+from clir_cli.text.languages import LANGUAGES, split_sentences
+from clir_cli.text.translation import Made, complaint, examined, loops, read_alignment
 
 XQUAD = SHARED / "data" / "xquad-r"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clir_cli import truncation
 from clir_cli.compose import cells
 from clir_cli.launchers.serial import execute
 from clir_cli.plan import planned
 from clir_cli.store import Store
+from clir_cli.text import truncation
 
 
 def test_cut_texts_are_counted_by_language() -> None:

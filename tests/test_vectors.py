@@ -11,7 +11,7 @@ import pytest
 from given_vectors import Given, cloud, index, search, texts, top
 
 from clir_cli.errors import ConfigError, DataError, RunError
-from clir_cli.retrievers import approximate, postprocess, vectors
+from clir_cli.search import approximate, postprocess, vectors
 
 DOCS, QUERIES = texts(cloud(0, 1000)), texts(cloud(1, 20), "q")
 

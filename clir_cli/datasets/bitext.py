@@ -10,8 +10,8 @@ from typing import Literal
 
 from clir_cli.datasets.collection import Source, TestCollection
 from clir_cli.errors import ConfigError, DataError
-from clir_cli.languages import language
 from clir_cli.lines import read_lines
+from clir_cli.text.languages import language
 from clir_cli.types import Doc, Qrel, Query, content
 
 JUDGMENTS = "lines"

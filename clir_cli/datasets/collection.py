@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from clir_cli.languages import language
+from clir_cli.text.languages import language
 from clir_cli.types import neutral
 
 

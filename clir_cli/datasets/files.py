@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 from clir_cli.datasets.collection import Source, TestCollection
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
-from clir_cli.languages import language
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
 from clir_cli.progress import say
+from clir_cli.text.languages import language
 from clir_cli.types import Doc, Qrel, Query, content
 
 SHIPPED = "clir:"  # `clir:demo/docs.en.jsonl` lies in this package

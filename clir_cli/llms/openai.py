@@ -20,9 +20,9 @@ from clir_cli.errors import ConfigError
 from clir_cli.ledger import Amount, Budget, Ledger, OverBudget, Purse
 from clir_cli.llms import prices
 from clir_cli.llms import tokens as model_tokens
+from clir_cli.models.server import AGAIN, LONGEST_WAIT, NoAnswer, Server, estimate_tokens, retry_after
 from clir_cli.progress import say, track
 from clir_cli.prompts.length import count_prompts
-from clir_cli.server import AGAIN, LONGEST_WAIT, NoAnswer, Server, estimate_tokens, retry_after
 from clir_cli.types import Answer, Prompt, added, content, neutral
 
 if TYPE_CHECKING:

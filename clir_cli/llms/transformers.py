@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from clir_cli import hub
 from clir_cli.errors import ConfigError
 from clir_cli.llms import scoring
 from clir_cli.llms import tokens as model_tokens
+from clir_cli.models import hub
 from clir_cli.progress import track
 from clir_cli.types import Answer, Message, Prompt, model, neutral
 

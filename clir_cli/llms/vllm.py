@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from clir_cli import hub
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.llms.transformers import Transformers
+from clir_cli.models import hub
 from clir_cli.progress import track
 from clir_cli.types import Answer, Message, Prompt, model, neutral
 

@@ -10,8 +10,8 @@ from importlib.resources import files
 from typing import Any, ClassVar, Literal
 
 from clir_cli.errors import LanguageError
-from clir_cli.languages import LANGUAGES
 from clir_cli.prompts.listwise import LETTERS, Ranking, Status, plain, read_ranking
+from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import LLM, Message, Prompt, Shown
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from clir_cli import encoding, hub, progress, truncation
+from clir_cli import progress
 from clir_cli.errors import ConfigError, RunError
+from clir_cli.models import encoding, hub
+from clir_cli.text import truncation
 from clir_cli.types import Candidates, Journal, Run, model, neutral
 
 

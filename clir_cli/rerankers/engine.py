@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from clir_cli import truncation
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.progress import say
 from clir_cli.prompts.length import count_prompts
 from clir_cli.prompts.listwise import Ranking, Status, line
 from clir_cli.rerankers.sorting import Compare, Order, Pick, Request, Score, Sort, play
+from clir_cli.text import truncation
 from clir_cli.types import (
     LLM,
     Answer,

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clir_cli import encoding, multi_vector, truncation
-from clir_cli.multi_vector import MultiVectorModel, TokenVectors
+from clir_cli.models import encoding, multi_vector
+from clir_cli.models.multi_vector import MultiVectorModel, TokenVectors
+from clir_cli.text import truncation
 from clir_cli.types import Candidates, Journal, Run, Text
 
 CHARACTERS = 1 << 21  # of documents encoded before they are scored: some 0.3 GB of vectors of 128 numbers

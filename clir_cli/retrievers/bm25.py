@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from clir_cli import analysis, hub, lucene
 from clir_cli.errors import DataError
+from clir_cli.models import hub
+from clir_cli.text import analysis, lucene
 from clir_cli.types import VIEW_SEPARATOR, Run, Text, added, neutral, searched
 
 BATCH = 200  # documents that a Python analyser gets at once

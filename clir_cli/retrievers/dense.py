@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from clir_cli import assembly, encoding, hub, progress, truncation
+from clir_cli import progress
 from clir_cli.errors import ConfigError, LanguageError
-from clir_cli.languages import LANGUAGES
+from clir_cli.models import assembly, encoding, hub
 from clir_cli.retrievers.single_vector import SingleVector, Task
+from clir_cli.text import truncation
+from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import Text, added, model, neutral, searched
 
 if TYPE_CHECKING:
@@ -54,7 +56,9 @@ class Dense(SingleVector):
     query_tokens: int | None = searched(None)  # longer texts are cut; null: the model's own limit
     doc_tokens: int | None = None
     languages: tuple[str, ...] | None = neutral(None)  # that the model reads; null: many, nothing is refused
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"  # of the weights; int8: the fastest on a CPU with VNNI
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = (
+        "float32"  # of the weights; int8: the fastest on a CPU with VNNI
+    )
     compile: bool = False  # some 1.3 x faster on a CPU after half a minute of compiling; changes the last digits
     trust_remote_code: bool = False  # run the Python files of the model's repository; only with a commit as revision
     batch_tokens: int | None = neutral(None)  # padded tokens a batch; null: 1024 on a CPU, 32768 on a GPU

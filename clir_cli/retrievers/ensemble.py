@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from clir_cli.retrievers.postprocess import unit
 from clir_cli.retrievers.single_vector import SingleVector, Task
+from clir_cli.search.postprocess import unit
 from clir_cli.types import LanguageAware, Text
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from clir_cli import encoding
 from clir_cli.errors import ConfigError, MissingModel
-from clir_cli.passages import Passages, tokens_of
+from clir_cli.models import encoding
 from clir_cli.retrievers.single_vector import SingleVector, Task
+from clir_cli.text.passages import Passages, tokens_of
 from clir_cli.types import LanguageAware, Text, content
 
 if TYPE_CHECKING:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clir_cli import encoding, multi_vector, plaid, progress, truncation
+from clir_cli import progress
 from clir_cli.errors import ConfigError
-from clir_cli.multi_vector import Encoded, MultiVectorModel, TokenVectors
-from clir_cli.retrievers import vectors
+from clir_cli.models import encoding, multi_vector
+from clir_cli.models.multi_vector import Encoded, MultiVectorModel, TokenVectors
+from clir_cli.search import plaid, vectors
+from clir_cli.text import truncation
 from clir_cli.types import Run, Text, derived, neutral, searched
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.lines import read_lines
-from clir_cli.retrievers.postprocess import unit
 from clir_cli.retrievers.single_vector import SingleVector, Task
+from clir_cli.search.postprocess import unit
 from clir_cli.types import Text, content, neutral
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clir_cli import analysis, inverted, translation_table
 from clir_cli.errors import DataError, LanguageError
 from clir_cli.progress import say
+from clir_cli.search import inverted
+from clir_cli.text import analysis, translation_table
 from clir_cli.types import Run, Text, derived, searched
 
 if TYPE_CHECKING:

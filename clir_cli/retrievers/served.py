@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clir_cli import encoding
 from clir_cli.errors import RunError
+from clir_cli.models import encoding
+from clir_cli.models.server import NoAnswer, Server, estimate_tokens
 from clir_cli.progress import say, track
-from clir_cli.retrievers import vectors
-from clir_cli.retrievers.postprocess import unit
 from clir_cli.retrievers.single_vector import SingleVector, Task
-from clir_cli.server import NoAnswer, Server, estimate_tokens
+from clir_cli.search import vectors
+from clir_cli.search.postprocess import unit
 from clir_cli.types import Run, Text, neutral, searched
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clir_cli import encoding
 from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
-from clir_cli.languages import language
 from clir_cli.lines import read_lines
+from clir_cli.models import encoding
 from clir_cli.progress import say, track
-from clir_cli.retrievers import approximate, postprocess, vectors
-from clir_cli.retrievers.margin import by_margin
+from clir_cli.search import approximate, postprocess, vectors
+from clir_cli.search.margin import by_margin
+from clir_cli.text.languages import language
 from clir_cli.types import Run, Text, added, derived, neutral, searched
 
 if TYPE_CHECKING:

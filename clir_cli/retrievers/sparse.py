@@ -10,8 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-from clir_cli import bge_m3, encoding, hub, inverted, progress, truncation
+from clir_cli import progress
 from clir_cli.errors import ConfigError, MissingModel, RunError
+from clir_cli.models import bge_m3, encoding, hub
+from clir_cli.search import inverted
+from clir_cli.text import truncation
 from clir_cli.types import Run, Text, model, neutral, searched
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Translators: one machine translation engine per file; the engine around them is clir_cli.translation."""
+"""Translators: one machine translation engine per file; the engine around them is clir_cli.text.translation."""

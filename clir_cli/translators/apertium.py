@@ -16,9 +16,9 @@ from functools import lru_cache
 from itertools import product
 
 from clir_cli.errors import LanguageError, RunError
-from clir_cli.languages import LANGUAGES, language
 from clir_cli.progress import track
-from clir_cli.translation import Pieced
+from clir_cli.text.languages import LANGUAGES, language
+from clir_cli.text.translation import Pieced
 from clir_cli.types import neutral
 
 # Debian 12's pair packages with their modes (the files in /usr/share/apertium/modes), to name the one that is missing.

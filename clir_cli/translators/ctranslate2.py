@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from clir_cli import hub
-from clir_cli.encoding import Room
 from clir_cli.errors import ConfigError, MissingModel
+from clir_cli.models import hub
+from clir_cli.models.encoding import Room
 from clir_cli.progress import say, track
 from clir_cli.translators.seq2seq import Row, Written, halve, is_out_of_memory
 

@@ -9,8 +9,8 @@ from string import Formatter
 from typing import Any
 
 from clir_cli.errors import ConfigError
-from clir_cli.languages import language
-from clir_cli.translation import Made, Pieced
+from clir_cli.text.languages import language
+from clir_cli.text.translation import Made, Pieced
 from clir_cli.types import Message, Prompt, neutral
 
 PLACES = frozenset({"text", "source", "target", "source_name", "target_name"})

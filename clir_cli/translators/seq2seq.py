@@ -11,13 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from clir_cli import hub
-from clir_cli.encoding import Room, check_source, device
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
 from clir_cli.files import read_json
-from clir_cli.languages import LANGUAGES, language
+from clir_cli.models import hub
+from clir_cli.models.encoding import Room, check_source, device
 from clir_cli.progress import say, track
-from clir_cli.translation import Made, Pieced
+from clir_cli.text.languages import LANGUAGES, language
+from clir_cli.text.translation import Made, Pieced
 from clir_cli.types import added, model, neutral
 
 Codes = Literal["none", "nllb", "m2m100", "mbart", "madlad"]

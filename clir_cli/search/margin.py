@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clir_cli.retrievers import vectors
+from clir_cli.search import vectors
 from clir_cli.types import Run
 
 if TYPE_CHECKING:

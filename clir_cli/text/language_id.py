@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from clir_cli.languages import language
+from clir_cli.text.languages import language
 
 UNLIKELY = 0.05  # probability of the asked language below which a text is in another
 BYTES = 20  # of UTF-8: shorter texts are names as often as sentences

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from clir_cli import progress
 from clir_cli.errors import ConfigError
 from clir_cli.files import read_json
-from clir_cli.multi_vector import NO_TOKENS, SCORES, Shard, TokenVectors, check_dimensions, maxsim, read_shards
+from clir_cli.models.multi_vector import NO_TOKENS, SCORES, Shard, TokenVectors, check_dimensions, maxsim, read_shards
 
 if TYPE_CHECKING:
     import numpy as np

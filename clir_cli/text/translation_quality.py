@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from clir_cli import config
 from clir_cli.errors import ConfigError, DataError
-from clir_cli.languages import language
 from clir_cli.lines import read_lines
 from clir_cli.stages import Stages
-from clir_cli.translation import Leg, Translated, complaint, translate_through
+from clir_cli.text.languages import language
+from clir_cli.text.translation import Leg, Translated, complaint, translate_through
 from clir_cli.translators.provided import Provided
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from clir_cli import assembly, encoding, hub, views
+from clir_cli import views
 from clir_cli.config import Config
 from clir_cli.errors import ConfigError
+from clir_cli.models import assembly, encoding, hub
 from clir_cli.rerankers.cross_encoder import CrossEncoder
 from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.single_vector import Task

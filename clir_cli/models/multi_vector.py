@@ -14,9 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-from clir_cli import bge_m3, encoding, hub, languages, passages, progress
+from clir_cli import progress
 from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
 from clir_cli.files import read_json
+from clir_cli.models import bge_m3, encoding, hub
+from clir_cli.text import languages, passages
 from clir_cli.types import Text, model, neutral, searched
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli.errors import ConfigError
-from clir_cli.languages import split_sentences
+from clir_cli.text.languages import split_sentences
 
 if TYPE_CHECKING:
     import pandas as pd

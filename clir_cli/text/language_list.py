@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clir_cli import analysis, lucene
 from clir_cli.errors import ConfigError, LanguageError, RunError
-from clir_cli.languages import LANGUAGES, Language, language, sentence_rules
+from clir_cli.text import analysis, lucene
+from clir_cli.text.languages import LANGUAGES, Language, language, sentence_rules
 
 Row = dict[str, Any]
 

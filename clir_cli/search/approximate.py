@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.progress import say, track
-from clir_cli.retrievers import vectors
+from clir_cli.search import vectors
 from clir_cli.types import Run
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from clir_cli import lucene
 from clir_cli.errors import ConfigError, LanguageError
-from clir_cli.languages import LANGUAGES, language
+from clir_cli.text import lucene
+from clir_cli.text.languages import LANGUAGES, language
 
 Analyse: TypeAlias = Callable[[Sequence[str]], list[list[str]]]  # texts -> the terms of each, in its order
 

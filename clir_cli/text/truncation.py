@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from clir_cli.files import read_json
-from clir_cli.languages import LANGUAGES
 from clir_cli.progress import say
+from clir_cli.text.languages import LANGUAGES
 
 TEXTS, CUT = "texts_", "cut_"  # before a language: the counts that a step keeps of it
 

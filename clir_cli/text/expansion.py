@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from clir_cli import hub, truncation
 from clir_cli.errors import ConfigError, DataError, MissingModel, RunError
-from clir_cli.languages import language
 from clir_cli.lines import parse_id, parse_object, read_lines
+from clir_cli.models import hub
+from clir_cli.text import truncation
+from clir_cli.text.languages import language
 from clir_cli.types import LLM, Text, content, model, neutral, searched
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli.errors import LanguageError, RunError
-from clir_cli.languages import language
 from clir_cli.progress import say, track
+from clir_cli.text.languages import language
 
 Java: TypeAlias = Any  # an object or class behind jnius, which has no types
 

@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from clir_cli import language_id
 from clir_cli.errors import ConfigError, LanguageError, RunError
-from clir_cli.languages import join_sentences, language, split_sentences
+from clir_cli.text import language_id
+from clir_cli.text.languages import join_sentences, language, split_sentences
 from clir_cli.types import Memory, Translator, added
 
 LENGTH_RATIO = (0.3, 3.0)  # characters of a translation per character of its piece; outside it is worth a look
@@ -263,8 +263,8 @@ def _wtpsplit(model: str) -> Any:
     """A SaT model (Frohmann et al. 2024); its tokenizer is XLM-R's, which the folder holds or the hub gives."""
     import importlib.util
 
-    from clir_cli import hub
     from clir_cli.errors import MissingModel
+    from clir_cli.models import hub
 
     if importlib.util.find_spec("wtpsplit") is None:
         raise ConfigError(f"translator.splitter={WTPSPLIT}{model} needs the package: pip install 'clir[wtpsplit]'")

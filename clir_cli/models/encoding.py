@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from clir_cli import accelerated, assembly, hub, progress
-from clir_cli.assembly import AS_IT_IS, Assembly
+from clir_cli import progress
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
+from clir_cli.models import accelerated, assembly, hub
+from clir_cli.models.assembly import AS_IT_IS, Assembly
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from clir_cli import encoding
 from clir_cli.errors import ConfigError, MissingModel
+from clir_cli.models import encoding
 
 if TYPE_CHECKING:
     import numpy as np

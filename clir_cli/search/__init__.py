@@ -1,0 +1,1 @@
+"""What retrievers search in: vectors, postings, token vectors."""

@@ -1,0 +1,85 @@
+"""What the stages share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from clir_cli.config import Config
+from clir_cli.errors import DataError
+from clir_cli.progress import say
+from clir_cli.steps import Needs
+from clir_cli.store import At
+from clir_cli.types import Doc, Text
+from clir_cli.views import Fields
+
+
+def pair_label(cfg: Config) -> str:
+    """`ciral-test.en-sw`: the dataset, its split and selection, and the language pair."""
+    dataset = cfg.dataset
+    split = f"-{dataset.split}" if dataset.split else ""
+    return f"{cfg.labels['dataset']}{split}{dataset.selection}.{dataset.query_lang}-{dataset.doc_label}"
+
+
+def tie_break(cfg: Config) -> Literal["doc_id", "hash"]:
+    chosen = cfg.retrieve.tie_break
+    if chosen == "auto":
+        return "hash" if len(cfg.dataset.doc_langs) > 1 else "doc_id"
+    return chosen
+
+
+def needs(component: Any) -> Needs:
+    return Needs(gpus=int(getattr(component, "gpus", 0)), python=getattr(component, "python", None))
+
+
+def fields_meaning(chosen: Fields) -> dict[str, Any]:
+    return {"fields": chosen.names, "separator": chosen.separator}
+
+
+def tell(counts: Mapping[str, float], where: str, names: Mapping[str, str]) -> None:
+    for key, text in names.items():
+        if counts.get(key):
+            say(f"{where}: {int(counts[key])} {text}")
+
+
+class unchanged:  # noqa: N801  used as a statement: with unchanged(files)
+    """Fails if a file changes while it is read."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self.files = list(files)
+
+    def _state(self) -> list[tuple[int, int]]:
+        try:
+            return [(s.st_size, s.st_mtime_ns) for s in (f.stat() for f in self.files)]
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} does not exist") from error
+
+    def __enter__(self) -> None:
+        self.before = self._state()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._state() != self.before:
+            raise DataError(
+                f"{', '.join(map(str, self.files))} changed while it was read: run again when it is complete"
+            )
+
+
+def joined(shards: Sequence[Path]) -> Iterator[Doc]:
+    for shard in shards:
+        with (shard / "docs.jsonl").open(encoding="utf-8") as lines:
+            yield from (Doc(*json.loads(line)) for line in lines)
+
+
+def drop_shards(at: At) -> None:
+    import shutil
+
+    shutil.rmtree(at.draft / "shards")
+
+
+def chunks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
+    given = iter(texts)
+    while chunk := list(islice(given, size)):
+        yield chunk

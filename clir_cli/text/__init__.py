@@ -1,0 +1,1 @@
+"""Texts: languages, sentences, terms, translation, passages."""
