@@ -79,22 +79,32 @@ def run(
     name: Annotated[str, typer.Option(metavar="NAME", help="What the folder of a sweep is called.")] = "sweep",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: the same as clir plan.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the experiment folder, a line per cell of a sweep.")] = False,
+    max_calls: Annotated[int | None, typer.Option(metavar="N", help="Stop before served models are asked more often, all cells together.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Stop before they read and write more tokens.")] = None,
+    max_usd: Annotated[float | None, typer.Option(metavar="USD", help="Stop before they cost more dollars.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run an experiment, or with -m every cell of a sweep.
 
     clir run retriever=labse reranker=listwise
     """
-    from clir_cli import listing, progress
     from clir_cli import plan as plans
+    from clir_cli import progress
     from clir_cli.experiment import read_rows
     from clir_cli.launchers import serial
+    from clir_cli.verbs import listing
 
     cells = _cells(overrides, multirun, zips, config_dir, config)
     if dry_run:
         _print_plan(_planned(cells, root(runs), eager=False), as_json)
         return
     plan = plans.resolved(_planned(cells, root(runs), eager=True))
+    if not (max_calls is max_tokens is max_usd is None):
+        from clir_cli import sweep
+        from clir_cli.ledger import Budget, Ledger
+
+        budget = Budget(max_calls, max_tokens, max_usd, ("--max-calls", "--max-tokens", "--max-usd"))
+        plan.store.ledgers = (Ledger(plan.store.root / "ledger" / f"{sweep.folder(plan, name).name}.jsonl", budget),)
     with progress.silence(quiet):
         if multirun:
             _sweep(plan, name, quiet, as_json)
@@ -161,16 +171,17 @@ def _raise_single(plan: Plan) -> None:
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
-    from clir_cli import listing
     from clir_cli import plan as plans
+    from clir_cli.verbs import listing
 
     _raise_single(plan)
     print(listing.dumps(plans.record(plan)) if as_json else _folded(plans.text(plan), sys.stdout))
 
 
 def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
-    from clir_cli import listing, sweep
+    from clir_cli import sweep
     from clir_cli.launchers import serial
+    from clir_cli.verbs import listing
 
     def finished(outcome: serial.Outcome) -> None:
         if quiet:
@@ -220,7 +231,7 @@ def configs(
 
     clir configs retriever bm25_dt
     """
-    from clir_cli import listing
+    from clir_cli.verbs import listing
 
     print(listing.configs(group, name, config_dir or [], as_json))
 
@@ -243,7 +254,7 @@ def check(
     if not load:
         print("the configuration fits; --load shows what its models are given")
         return
-    from clir_cli.models import model_check
+    from clir_cli.verbs import model_check
 
     with progress.silence(True):
         print("\n".join(model_check.lines(experiment.cfg)))
@@ -258,7 +269,7 @@ def languages(
 
     clir languages yo zh
     """
-    from clir_cli.text import language_list
+    from clir_cli.verbs import language_list
 
     print(language_list.show(codes or [], config_dir or [], as_json))
 
@@ -277,9 +288,9 @@ def translate(
 
     clir translate translator=apertium --from es --to en --input es.txt
     """
-    from clir_cli import compose, listing, progress
+    from clir_cli import compose, progress
     from clir_cli.store import Store
-    from clir_cli.text import translation_quality
+    from clir_cli.verbs import listing, translation_quality
 
     if not from_ or not to:
         raise ConfigError("clir translate needs --from and --to, e.g. --from es --to en")
@@ -300,7 +311,7 @@ def list_experiments(runs: Runs = None, as_json: Json = False) -> None:
 
     clir list
     """
-    from clir_cli import listing
+    from clir_cli.verbs import listing
 
     print(listing.experiments(root(runs), as_json))
 
@@ -320,7 +331,7 @@ def evaluate(
 
     clir evaluate run.trec --qrels qrels.txt --measures nDCG@20,AP
     """
-    from clir_cli import listing
+    from clir_cli.verbs import listing
 
     if qrels is not None:
         if len(targets) != 1 or judgments:
@@ -374,7 +385,8 @@ def diff(
 
     clir diff runs/demo.en-de/A runs/demo.en-de/B
     """
-    from clir_cli import listing, tables
+    from clir_cli import tables
+    from clir_cli.verbs import listing
 
     found = tables.diff(a, b, force=force)
     print(listing.dumps(found.as_rows()) if as_json else str(found).rstrip("\n"))
@@ -397,7 +409,7 @@ def new(
 
     clir new retriever my_encoder
     """
-    from clir_cli import listing
+    from clir_cli.verbs import listing
 
     print(listing.new(kind, name, config_dir))
 
@@ -410,7 +422,7 @@ def step(
 
     clir step runs/steps/index/.KEY.draft
     """
-    from clir_cli import listing
+    from clir_cli.verbs import listing
 
     listing.make_step(folder)
     print(folder)
@@ -422,8 +434,8 @@ def doctor(runs: Runs = None, as_json: Json = False) -> None:
 
     clir doctor
     """
-    from clir_cli import doctor as checks
-    from clir_cli import listing
+    from clir_cli.verbs import doctor as checks
+    from clir_cli.verbs import listing
 
     found = checks.checks(root(runs))
     print(listing.dumps([c._asdict() for c in found]) if as_json else "\n".join(checks.text(found)))

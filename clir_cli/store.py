@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from filelock import SoftFileLease, Timeout
 
@@ -21,6 +21,9 @@ from clir_cli.fingerprints import Fingerprints
 from clir_cli.progress import say, track
 from clir_cli.segments import Segments
 from clir_cli.steps import KEY, Counts, Ranking, Shards, Step, digest, pending
+
+if TYPE_CHECKING:
+    from clir_cli.ledger import Ledger
 
 LEASE = 60.0  # seconds without a heartbeat after which another host may take a step over
 POLL = 0.25  # seconds between looks at a step that somebody else makes
@@ -59,6 +62,9 @@ class Store:
 
     root: Path
     eager: bool = True  # False while planning: no large file is read
+    ledgers: tuple[
+        Ledger, ...
+    ] = ()  # what all that is asked of served models from here is booked in, beside each step's
     prints: Fingerprints = field(init=False)
     _found: dict[str, Path] = field(default_factory=dict)
     _keys: dict[Step, str] = field(default_factory=dict)

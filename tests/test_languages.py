@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from clir_cli.errors import LanguageError
 from clir_cli.retrievers.bm25 import BM25
-from clir_cli.text import language_list
 from clir_cli.text.languages import LANGUAGES, join_sentences, language, sentence_rules, split_sentences
+from clir_cli.verbs import language_list
 
 XQUAD = Path(__file__).parents[2] / "shared" / "data" / "xquad-r"
 COLLECTIONS = {

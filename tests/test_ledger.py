@@ -344,6 +344,16 @@ def test_a_step_stops_at_its_budget_keeps_what_came_and_goes_on_with_more(clir: 
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
+def test_all_cells_of_a_sweep_stay_within_one_budget(clir: Clir, serve: Any) -> None:
+    judge, _ = serve(JudgeServer(usage=(1000, 20, 400)))
+    cells = asking(clir, judge, "rerank.repeat=0,1,2")
+    done = clir("run", "-m", *cells, "--max-calls", "5", code=1)
+    assert "--max-calls=5 would be exceeded" in done.stdout + done.stderr
+    assert len(judge.requests) == 5
+    clir("run", "-m", *cells, "--max-calls", "1000")
+    assert len({json.dumps(body["messages"]) for body in judge.requests}) * 3 == len(judge.requests)
+
+
 def test_without_a_price_the_dollars_of_a_step_are_empty_and_not_nothing(clir: Clir, serve: Any) -> None:
     judge, _ = serve(JudgeServer(logits={"A": 1.0, "B": 0.5}, logprobs=True))
     folder = clir.experiment(*asking(clir, judge, "reranker=setwise", "reranker.top=3"))

@@ -13,9 +13,9 @@ from small_encoders import TEXTS
 
 from clir_cli import compose, config
 from clir_cli.errors import ConfigError, LanguageError
-from clir_cli.models import model_check
 from clir_cli.retrievers.dense import Adapter, Dense
 from clir_cli.types import Text
+from clir_cli.verbs import model_check
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
 ENGLISH, SWAHILI = Text("d1", (("en", TEXTS[5]),)), Text("d2", (("sw", TEXTS[3]),))

@@ -14,7 +14,7 @@ from clir_cli.errors import ConfigError, DataError, LanguageError
 from clir_cli.stages import Stages
 from clir_cli.store import Store
 from clir_cli.text.translation import Leg
-from clir_cli.text.translation_quality import run_translate, tokenizer, translate_file, warning
+from clir_cli.verbs.translation_quality import run_translate, tokenizer, translate_file, warning
 
 TATOEBA = Path(__file__).parents[2] / "shared" / "data" / "tatoeba"
 needs_apertium = pytest.mark.skipif(shutil.which("apertium") is None, reason="apertium is not installed")

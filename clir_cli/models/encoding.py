@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli import progress
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
-from clir_cli.models import accelerated, assembly, hub
+from clir_cli.models import accelerated, assembly, composition, hub
 from clir_cli.models.assembly import AS_IT_IS, Assembly
+from clir_cli.models.composition import Composition
 
 if TYPE_CHECKING:
     import torch
@@ -332,11 +333,24 @@ def _sentence_encoder(
 
 
 @lru_cache(maxsize=1)
-def cross_encoder(folder: Path, *, dtype: DType, on: str, trust_remote_code: bool) -> Any:
+def cross_encoder(
+    folder: Path, *, dtype: DType, on: str, trust_remote_code: bool, parts: Composition = composition.AS_IT_IS
+) -> Any:
     """A sentence-transformers CrossEncoder with one score per pair, in evaluation mode on device `on`.
 
-    Raises ConfigError for a folder without a trained scoring head (one would be made up at random) or with several labels.
+    Raises ConfigError for a folder without a trained scoring head (one would be made up at random) or with several
+    labels, and for one that is a repository's own code, unless it is trusted.
     """
+
+    def load(other: Path) -> Any:
+        return _one_score(other, dtype, on, trust_remote_code)
+
+    model = load(folder)
+    composition.compose(model, folder, parts, load)
+    return model.eval()
+
+
+def _one_score(folder: Path, dtype: DType, on: str, trust_remote_code: bool) -> Any:
     import torch
     from sentence_transformers import CrossEncoder
 
@@ -347,13 +361,21 @@ def cross_encoder(folder: Path, *, dtype: DType, on: str, trust_remote_code: boo
             f"{folder} is no cross-encoder: its config.json names {named[0]}, not a ...ForSequenceClassification"
         )
     own = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    with _loading(folder):
-        model = CrossEncoder(str(folder), device=on, model_kwargs={"dtype": getattr(torch, dtype)}, **own)
+    try:
+        with _loading(folder):
+            model = CrossEncoder(str(folder), device=on, model_kwargs={"dtype": getattr(torch, dtype)}, **own)
+    except MissingModel as error:
+        if trust_remote_code or "AutoModelForSequenceClassification" not in config.get("auto_map", {}):
+            raise
+        raise ConfigError(
+            f"{folder} needs Python code of its own repository ({named[0]}), and clir runs none that you have not read\n"
+            "  read it, then: reranker.trust_remote_code=true reranker.revision=COMMIT (the 40 hex digits of what you read)"
+        ) from error
     if model.num_labels != 1:
         raise ConfigError(
             f"{folder} gives {model.num_labels} labels per pair: a reranker needs a model with one (num_labels=1)"
         )
-    return model.eval()
+    return model
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from clir_cli.errors import ConfigError, RunError
 from clir_cli.progress import say
 from clir_cli.prompts.length import count_prompts
 from clir_cli.prompts.listwise import Ranking, Status, line
+from clir_cli.rerankers import bias
 from clir_cli.rerankers.sorting import Compare, Order, Pick, Request, Score, Sort, play
 from clir_cli.text import truncation
 from clir_cli.types import (
@@ -23,6 +24,7 @@ from clir_cli.types import (
     ScoresLabels,
     ScoresTexts,
     Shown,
+    added,
     neutral,
 )
 
@@ -45,6 +47,7 @@ class Reading(NamedTuple):
 
     value: Any
     status: Status
+    firsts: tuple[int, ...] = ()  # the place, among the passages shown, of the one that each answer puts first
 
 
 @runtime_checkable
@@ -143,12 +146,18 @@ class LLMReranker:
     max_failed_answers: float = neutral(
         0.01
     )  # share of requests; more of them fail the step instead of making a result
+    passage_words: int | None = added(None, None)
+    # words between blanks in place of tokens, fewer where a prompt does not fit; RankGPT's and rank_llm's 300 (see `_Judge`)
 
     def __post_init__(self) -> None:
         if self.retries < 0 or self.query_tokens < 1:
             raise ValueError("query_tokens must be at least 1, retries at least 0")
         if self.passage_tokens != "auto" and self.passage_tokens < 1:
             raise ValueError(f"passage_tokens must be auto or at least 1, got {self.passage_tokens}")
+        if self.passage_words is not None and (self.passage_words < 1 or self.passage_tokens != "auto"):
+            raise ValueError(
+                "passage_words must be at least 1, with passage_tokens=auto: passages are cut by one of them"
+            )
 
     # What a subclass says ---------------------------------------------------------------------------------------------
 
@@ -187,8 +196,9 @@ class LLMReranker:
 
         judge = _Judge(self, candidates, self._shown(candidates, journal), journal)
         orders, rounds = play([self.sort(len(docs)) for _, docs in candidates], judge.answer)
-        for (query, _), count in zip(candidates, rounds, strict=True):
-            journal.add(query.id, rounds=count)
+        for (query, docs), order, count in zip(candidates, orders, rounds, strict=True):
+            journal.add(query.id, rounds=count, calls_at_most=self.calls(len(docs)))
+            journal.add(query.id, **bias.of_languages(query.lang, [doc.lang for doc in docs], order))
         return from_hits(
             {
                 query.id: [(docs[i].id, float(len(order) - at)) for at, i in enumerate(order)]
@@ -251,7 +261,10 @@ class LLMReranker:
         """The texts as lines, cut; each text is cut once, however many queries have it."""
         budget = self.budget()
         docs = {doc.text: line(doc.text) for _, docs in candidates for doc in docs}
-        cut = dict(zip(docs, self.llm.cut(list(docs.values()), budget), strict=True))
+        if self.passage_words is None:
+            cut = dict(zip(docs, self.llm.cut(list(docs.values()), budget), strict=True))
+        else:
+            cut = {text: first_words(shown, self.passage_words) for text, shown in docs.items()}
         lines = [line(query.text) for query, _ in candidates]
         queries = self.llm.cut(lines, self.query_tokens)
         if long := sum(a != b for a, b in zip(lines, queries, strict=True)):
@@ -262,10 +275,17 @@ class LLMReranker:
             shortened = [cut[doc.text] != docs[doc.text] for doc in found]
             languages = truncation.by_language(zip((doc.lang for doc in found), shortened, strict=True))
             journal.add(query.id, texts=len(found), texts_cut=sum(shortened), **languages)
+            if self.passage_words is None:  # of `texts` together: the budget of one is this / texts
+                journal.add(query.id, passage_tokens_allowed=budget * len(found))
         return [
             (Shown(text, query.lang), [Shown(cut[doc.text], doc.lang) for doc in found])
             for text, (query, found) in zip(queries, candidates, strict=True)
         ]
+
+
+def first_words(text: str, count: int) -> str:
+    """The first words of a line, words being what stands between blanks: a Chinese or Thai sentence is one."""
+    return " ".join(text.split(" ")[:count])
 
 
 _QUERY = "\u2047"  # stands for the query where a bare prompt is measured; no prompt's own words hold it
@@ -313,7 +333,7 @@ class _Judge:
         calls = []
         for at, request in asked:
             query, passages = self.shown[at]
-            calls.append(self.reranker.ask(query, request, [passages[i] for i in _docs(request)]))
+            calls.append(self._fitting(at, query, request, [passages[i] for i in _docs(request)]))
         settled: dict[int, Reading] = {}
         todo = list(range(len(asked)))
         for attempt in range(self.reranker.retries + 1):
@@ -333,6 +353,35 @@ class _Judge:
             self._give_up(answers[i], self.candidates[asked[i][0]].query.id)
             settled[i] = Reading(_prior(asked[i][1]), "failed")
         return [settled[i].value for i in range(len(asked))]
+
+    def _fitting(self, at: int, query: Shown, request: Request, passages: list[Shown]) -> list[Call]:
+        """The questions about a request; with `passage_words`, after all its passages lost words until they fit.
+
+        As rank_llm does: the tokens too many, divided by 4 and by the passages, in words, again and again. Where words
+        are not divided by blanks nothing may be left. Counted as `texts_shrunk` and `texts_emptied`, each showing once.
+        """
+        reranker, words = self.reranker, self.reranker.passage_words
+        calls = reranker.ask(query, request, passages)
+        if words is None:
+            return calls
+        shown = passages
+        while words and (over := self._overflow(calls)) > 0:
+            words = max(0, words - max(1, over // (4 * len(passages))))
+            shown = [Shown(first_words(text, words), lang) for text, lang in passages]
+            calls = reranker.ask(query, request, shown)
+        self.journal.add(
+            self.candidates[at].query.id,
+            texts_shrunk=sum(a != b for a, b in zip(shown, passages, strict=True)),
+            texts_emptied=sum(bool(a.text) and not b.text for a, b in zip(passages, shown, strict=True)),
+        )
+        return calls
+
+    def _overflow(self, calls: Sequence[Call]) -> int:
+        """Tokens by which the longest prompt and its answer exceed the context, also when asked again."""
+        reranker = self.reranker
+        tokens = count_prompts(reranker.llm, [reranker.again(call).prompt for call in calls])
+        spent = [max(call.max_tokens, 1) if call.continuation is None else reranker.query_tokens for call in calls]
+        return max(map(sum, zip(tokens, spent, strict=True))) - reranker.llm.context
 
     def _answers(self, calls: Sequence[list[Call]]) -> list[list[Answer]]:
         """One call of the model for all questions of a kind."""
@@ -374,6 +423,8 @@ class _Judge:
                 seconds=answer.seconds,
             )
         self.journal.add(query.id, repaired=int(reading.status in ("partial", "repaired")))
+        if reading.value is not None:
+            self.journal.add(query.id, **bias.of_places(request, reading.value, reading.firsts))
         return reading
 
     def _give_up(self, answers: Sequence[Answer], query_id: str) -> None:

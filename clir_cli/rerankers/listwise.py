@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clir_cli.prompts.length import Forced
-from clir_cli.prompts.listwise import Status
+from clir_cli.prompts.listwise import Ranking, Status
 from clir_cli.rerankers import sorting
 from clir_cli.rerankers.engine import Call, LLMReranker, OrderPrompt, Passages, Reading
 from clir_cli.rerankers.sorting import Order, Pick, Request, Sort
@@ -35,6 +35,8 @@ class Listwise(LLMReranker):
     answer: Literal["text", "labels"] = added("text", "text")
     # labels: one forward pass, passages ordered by the probability of their letter as the next token (FIRST)
     seed: int = added(0, 0)  # of what is drawn at random
+    parsing: Literal["strict", "digits"] = added("strict", "strict")
+    # of written numbers. strict: as the prompt reads them; digits: every number counts, also in chatter (see `read_digits`)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +52,8 @@ class Listwise(LLMReranker):
             raise ValueError(f"top must be from 1 to less than window={self.window}, got {self.top}")
         if self.answer == "labels" and self.prompt.labels != "letters":
             raise ValueError("answer=labels needs a prompt whose labels are letters: a number may be several tokens")
+        if self.parsing == "digits" and self.prompt.labels != "numbers":
+            raise ValueError("parsing=digits needs a prompt whose labels are numbers")
 
     def sort(self, n: int) -> Sort:
         way = {
@@ -80,11 +84,12 @@ class Listwise(LLMReranker):
             order = sorted(range(len(docs)), key=lambda i: (-scores[i], i))
             status: Status = "ok" if all(map(math.isfinite, scores)) else "partial"
         else:
-            order, status = self.prompt.read(answer.text, len(docs))
+            read = read_digits if self.parsing == "digits" else self.prompt.read
+            order, status = read(answer.text, len(docs))
         if status == "failed":
             return Reading(None, status)
         most = request.most if isinstance(request, Pick) else len(docs)
-        return Reading([docs[i] for i in order[:most]], status)
+        return Reading([docs[i] for i in order[:most]], status, (order[0],))
 
     def again(self, call: Call) -> Call:
         return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))
@@ -115,3 +120,14 @@ class Listwise(LLMReranker):
     def answer_tokens(self, n: int) -> int:
         """What a ranking of n passages takes, and what the prompt allows for words beside it."""
         return self.llm.count_tokens([self.prompt.expected(n)])[0] + self.prompt.spare_tokens
+
+
+def read_digits(answer: str, n: int) -> Ranking:
+    """RankGPT's and rank_llm's reading: all numbers of the answer, whatever they are about, the forgotten in their prior order.
+
+    It never fails: an answer without numbers, an error message or a refusal, is the prior order.
+    """
+    text = "".join(c if c.isdecimal() else " " for c in answer)
+    found = [i for i in dict.fromkeys(int(number) - 1 for number in text.split()) if 0 <= i < n]
+    missing = [i for i in range(n) if i not in set(found)]
+    return Ranking([*found, *missing], "partial" if missing else "ok")

@@ -12,7 +12,7 @@ from clir_cli.rerankers import sorting
 from clir_cli.rerankers.engine import Call, LLMReranker, Passages, PickPrompt, Reading
 from clir_cli.rerankers.setwise import best_label
 from clir_cli.rerankers.sorting import Compare, Request, Sort
-from clir_cli.types import LLM, Answer, Shown
+from clir_cli.types import LLM, Answer, Shown, added
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Pairwise(LLMReranker):
     top: int = 10
     both_orders: bool = True  # false: half the calls, and the judge's position bias decides close cases
     answer: Literal["labels", "text"] = "labels"
+    rest: Literal["sorted", "prior"] = added("sorted", "sorted")
+    # what is not among the first `top`: as the algorithm left it, or in its prior order (llm-rankers, whatever it did)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,9 +40,11 @@ class Pairwise(LLMReranker):
 
     def sort(self, n: int) -> Sort:
         if self.sort_by == "all_pairs":
-            return sorting.all_pairs(n)
-        way = {"heap": sorting.heap_pairs, "bubble": sorting.bubble, "quick_select": sorting.quick_select}
-        return way[self.sort_by](n, self.top)
+            order = yield from sorting.all_pairs(n)
+        else:
+            way = {"heap": sorting.heap_pairs, "bubble": sorting.bubble, "quick_select": sorting.quick_select}
+            order = yield from way[self.sort_by](n, self.top)
+        return order if self.rest == "sorted" else [*order[: self.top], *sorted(order[self.top :])]
 
     def largest(self) -> Request:
         return Compare(0, 1)
@@ -55,13 +59,14 @@ class Pairwise(LLMReranker):
 
     def read(self, request: Request, calls: Sequence[Call], answers: Sequence[Answer]) -> Reading:
         picks = [best_label(self.prompt, call, answer, 2) for call, answer in zip(calls, answers, strict=True)]
-        if any(pick is None for pick, _ in picks):
+        firsts = tuple(pick for pick, _ in picks if pick is not None)
+        if len(firsts) < len(picks):
             return Reading(None, "failed")
         status: Status = next((status for _, status in picks if status != "ok"), "ok")
-        if len(picks) == 1:
-            return Reading(1.0 - float(picks[0][0] or 0), status)
-        first, second = picks[0][0] == 0, picks[1][0] == 1  # whether the first document was preferred
-        return Reading((first + second) / 2, status)
+        if len(firsts) == 1:
+            return Reading(1.0 - firsts[0], status, firsts)
+        first, second = firsts[0] == 0, firsts[1] == 1  # whether the first document was preferred
+        return Reading((first + second) / 2, status, firsts)
 
     def again(self, call: Call) -> Call:
         return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))

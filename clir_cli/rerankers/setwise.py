@@ -55,7 +55,9 @@ class Setwise(LLMReranker):
         assert isinstance(request, Pick)
         (answer,) = answers
         best, status = best_label(self.prompt, calls[0], answer, len(request.docs))
-        return Reading(None if best is None else [request.docs[best]], status)
+        if best is None:
+            return Reading(None, status)
+        return Reading([request.docs[best]], status, (best,))
 
     def again(self, call: Call) -> Call:
         return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))

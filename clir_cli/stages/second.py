@@ -216,7 +216,7 @@ class Stages(FirstStages):
                 {"llm": identity(reranker.llm, self.store.prints), "repeat": cfg.rerank.repeat, "seed": cfg.rerank.seed}
             )
             memory = self.store.memory(f"answers/{name}")
-            asked = Remembered(reranker.llm, memory, name, ledger.of_step(reranker.llm, at.draft))
+            asked = Remembered(reranker.llm, memory, name, ledger.of_step(reranker.llm, at.draft, *self.store.ledgers))
             reranker = replace(reranker, llm=asked)
         try:
             run = (

@@ -175,7 +175,7 @@ class Units(Texts):
 
                     name = digest({"llm": identity(how.llm, self.store.prints), "repeat": 0, "seed": 0})
                     memory = stack.enter_context(closing(self.store.memory(f"answers/{name}")))
-                    writer = replace(how, llm=Remembered(how.llm, memory, name, ledger.of_step(how.llm, at.draft)))
+                    writer = replace(how, llm=Remembered(how.llm, memory, name, ledger.of_step(how.llm, at.draft, *self.store.ledgers)))
                 found, counts = writer.write(texts, langs)
             rows = ([text.id, to_fields(of), ""] for text, of in zip(texts, found, strict=True))
             with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:

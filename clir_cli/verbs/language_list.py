@@ -95,8 +95,8 @@ COLUMNS = ("code", "name", "script", "analysers", "nllb", "m2m100", "mbart", "xm
 
 def show(codes: Sequence[str], config_dirs: Sequence[Path], as_json: bool) -> str:
     """A table of all languages, or all that is known of a few."""
-    from clir_cli.listing import dumps
     from clir_cli.plan import aligned
+    from clir_cli.verbs.listing import dumps
 
     found = rows(codes, config_dirs)
     if as_json:

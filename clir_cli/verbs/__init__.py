@@ -1,0 +1,1 @@
+"""What the small verbs say: one file each, or a few that belong together."""

@@ -1,0 +1,318 @@
+"""Our algorithms beside our own transcriptions of published control flow, on the decisions of one small local model.
+
+The transcriptions follow what llm-rankers (setwise.py, pairwise.py), RankGPT (sliding_windows) and rank_llm do step by step,
+their bugs included. The judge is a decoder with seeded random weights: it contradicts itself, which no perfect judge does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from test_transformers_llm import TEXTS, llama, one_thread  # noqa: F401  fixtures
+
+from clir_cli.llms.transformers import Transformers
+from clir_cli.prompts.instructed import Grade, Order, Pick
+from clir_cli.rerankers import sorting
+from clir_cli.rerankers.listwise import Listwise, read_digits
+from clir_cli.rerankers.pairwise import Pairwise
+from clir_cli.rerankers.pointwise import Pointwise
+from clir_cli.rerankers.setwise import Setwise
+from clir_cli.types import Candidates, Journal, Shown, Text
+
+Best = Callable[[list[int]], int]  # the place of the best of some documents, in the order they are shown
+Beats = Callable[[int, int], bool]  # whether the first wins when it is A and when it is B
+
+
+# What others do ---------------------------------------------------------------------------------------------------------
+
+
+def their_output(sorted_docs: list[int], n: int, k: int) -> list[int]:
+    """The first k as sorted, the others as the first stage had them."""
+    top = sorted_docs[:k]
+    return [*top, *(doc for doc in range(n) if doc not in top)]
+
+
+def their_heap(n: int, k: int, children: int, largest_of: Callable[[list[int]], int]) -> list[int]:
+    """A k-ary max-heap in one array, and k swaps of its root to the end; `largest_of` gets the root and its children."""
+    docs = list(range(n))
+
+    def heapify(size: int, at: int) -> None:
+        places = [at, *range(children * at + 1, min(children * (at + 1) + 1, size))]
+        if len(places) > 1:
+            largest = places[largest_of([docs[p] for p in places])]
+            if largest != at:
+                docs[at], docs[largest] = docs[largest], docs[at]
+                heapify(size, largest)
+
+    for at in range(n // children, -1, -1):
+        heapify(n, at)
+    for done, end in enumerate(range(n - 1, 0, -1), 1):
+        docs[0], docs[end] = docs[end], docs[0]
+        if done == k:
+            break
+        heapify(end, 0)
+    return their_output(docs[::-1], n, k)
+
+
+def their_setwise_bubble(n: int, k: int, children: int, best: Best) -> list[int]:
+    """Windows of a document and its children; later passes start where the one before first changed something."""
+    docs, start_next = list(range(n)), n - children - 1
+    for done in range(k):
+        start, end, changed = start_next, start_next + children + 1, False
+        while True:
+            start = max(start, done)
+            shown = docs[start:end]
+            winner = best(shown) if shown else 0
+            if winner:
+                docs[start], docs[start + winner] = docs[start + winner], docs[start]
+                if not changed:
+                    changed = True
+                    if start_next != n - children - 1 and winner == len(shown) - 1:
+                        start_next += len(shown) - 1
+            if start == done:
+                break
+            if not changed:
+                start_next -= children
+            start, end = start - children, end - children
+    return their_output(docs, n, k)
+
+
+def their_pairwise_bubble(n: int, k: int, beats: Beats) -> list[int]:
+    """Passes from the bottom; a pass starts just below where the one before it first changed something."""
+    docs, bottom = list(range(n)), n - 1
+    for done in range(min(k, n)):
+        at, changed = bottom, False
+        while at > done:
+            if beats(docs[at], docs[at - 1]):
+                docs[at - 1], docs[at] = docs[at], docs[at - 1]
+                if not changed:
+                    changed = True
+                    bottom += bottom != n - 1
+            if not changed:
+                bottom -= 1
+            at -= 1
+    return their_output(docs, n, k)
+
+
+def their_points(n: int, beats: Beats) -> list[float]:
+    """All pairs: a point for a win in both orders, half a point each where the orders disagree."""
+    points = [0.0] * n
+    for a, b in combinations(range(n), 2):
+        first, second = beats(a, b), beats(b, a)
+        points[a] += 1.0 if first else 0.0 if second else 0.5
+        points[b] += 1.0 if second else 0.0 if first else 0.5
+    return points
+
+
+def their_windows(n: int, window: int, step: int) -> list[tuple[int, int]]:
+    """RankGPT's: from the back, and none that would begin before the first document."""
+    start, end, found = n - window, n, []
+    while start >= 0:
+        found.append((start, end))
+        start, end = start - step, end - step
+    return found
+
+
+def rank_llms_windows(n: int, window: int, step: int) -> list[tuple[int, int]]:
+    """rank_llm's: as RankGPT's, but the front window is clipped at the first document."""
+    start, end, found = n - window, n, []
+    while end > 0 and start + step != 0:
+        start = max(start, 0)
+        found.append((start, end))
+        start, end = start - step, end - step
+    return found
+
+
+# The judge --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def llm(llama: Path) -> Transformers:  # noqa: F811
+    return Transformers(model=str(llama), context=1024, device="cpu")
+
+
+def candidates(n: int, seed: int = 0) -> Candidates:
+    draw = random.Random(seed)
+    docs = [Text(f"d{i}", (("en", " ".join(draw.sample(TEXTS[:6], 1)) + f" {i}"),)) for i in range(n)]
+    return Candidates(Text(f"q{seed}", (("en", "fishing and farmers"),)), docs)
+
+
+def ours(reranker, query: Candidates) -> list[int]:
+    run = reranker.rerank([query], Journal())
+    return [int(doc[1:]) for doc in run["doc_id"]]
+
+
+def picks(llm: Transformers, query: Candidates) -> Best:
+    """The most probable label, one prompt at a time, by the same words."""
+    shown = {i: Shown(doc.text, "en") for i, doc in enumerate(query.docs)}
+
+    @cache
+    def best(docs: tuple[int, ...]) -> int:
+        prompt = Pick().messages(Shown(query.query.text, "en"), [shown[i] for i in docs])
+        (answer,) = llm.score_labels([prompt], [Pick().label(i) for i in range(len(docs))])
+        scores = answer.scores or ()
+        return scores.index(max(scores))
+
+    return lambda docs: best(tuple(docs))
+
+
+def worths(llm: Transformers, query: Candidates) -> list[float]:
+    """A judge that does not contradict itself: what the same model says of each document alone."""
+    reranker = Pointwise(llm, Grade(), query_tokens=20)
+    order = ours(reranker, query)
+    return [-float(order.index(i)) for i in range(len(query.docs))]
+
+
+# Side by side -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 9, 30])
+@pytest.mark.parametrize("children", [2, 3])
+def test_setwise_heapsort_is_llm_rankers_ranking_document_by_document(llm: Transformers, n: int, children: int) -> None:
+    """With sets shown in prior order, as we do: they show the node first, and a judge with a position bias then differs."""
+    query, k = candidates(n, n), 5
+    best = picks(llm, query)
+
+    def in_prior_order(docs: list[int]) -> int:
+        return docs.index(sorted(docs)[best(sorted(docs))])
+
+    theirs = their_heap(n, k, children, in_prior_order)
+    assert ours(Setwise(llm, Pick(), children=children, top=k, query_tokens=20), query) == theirs
+    worth = worths(llm, query)
+    node_first = their_heap(n, k, children, lambda docs: docs.index(max(docs, key=lambda i: worth[i])))
+    assert best_of(sorting.heap_sets(n, k, children), worth) == node_first
+
+
+def best_of(sort: sorting.Sort, worth: list[float]) -> list[int]:
+    """The order of one sort by a judge that only looks at worths."""
+
+    def answer(asked: list[tuple[int, sorting.Request]]) -> list[object]:
+        said: list[object] = []
+        for _, request in asked:
+            match request:
+                case sorting.Pick(docs, most, _):
+                    said.append(sorted(docs, key=lambda i: -worth[i])[:most])
+                case sorting.Compare(a, b):
+                    said.append(float(worth[a] > worth[b]))
+        return said
+
+    return sorting.play([sort], answer)[0][0]
+
+
+def test_setwise_bubble_sort_is_right_also_where_the_released_code_skips_documents(llm: Transformers) -> None:
+    n, k, c = 40, 10, 3
+    wrong = 0
+    for seed in range(60):
+        worth = [-i + 12 * random.Random(100 * seed + i).random() for i in range(n)]  # a good first stage
+        right = sorted(range(n), key=lambda i: -worth[i])[:k]
+        theirs = their_setwise_bubble(n, k, c, lambda docs, w=worth: docs.index(max(docs, key=lambda i: w[i])))
+        assert best_of(sorting.bubble_sets(n, k, c), worth)[:k] == right
+        wrong += theirs[:k] != right
+    assert wrong > 0  # the skip, engines.md fact 7
+    query = candidates(20, 4)
+    worth = worths(llm, query)
+    theirs = their_setwise_bubble(20, 1, c, lambda docs: docs.index(max(docs, key=lambda i: worth[i])))
+    assert best_of(sorting.bubble_sets(20, 1, c), worth)[:1] == theirs[:1]  # the first pass skips nothing
+
+
+@pytest.mark.parametrize("n", [2, 9, 24])
+def test_pairwise_bubble_sort_is_llm_rankers_ranking_by_the_same_decisions(llm: Transformers, n: int) -> None:
+    query, k = candidates(n, n), 4
+    beats = both_orders(llm, query)
+    theirs = their_pairwise_bubble(n, k, beats)
+    assert ours(Pairwise(llm, Pick(), sort_by="bubble", top=k, rest="prior"), query) == theirs
+
+
+def both_orders(llm: Transformers, query: Candidates) -> Beats:
+    best = picks(llm, query)
+    return lambda a, b: best([a, b]) == 0 and best([b, a]) == 1
+
+
+def test_pairwise_bubble_sort_is_theirs_whatever_the_judge_says() -> None:
+    for seed in range(100):
+        draw = random.Random(seed)
+        wins = {pair: draw.random() < 0.4 for pair in ((a, b) for a in range(25) for b in range(25))}
+        k = draw.choice([1, 3, 10, 25])
+
+        def answer(asked: list[tuple[int, sorting.Request]], wins: dict = wins) -> list[float]:
+            return [float(wins[r.first, r.second]) for _, r in asked if isinstance(r, sorting.Compare)]
+
+        order = sorting.play([sorting.bubble(25, k)], answer)[0][0]
+        assert their_output(order, 25, k) == their_pairwise_bubble(25, k, lambda a, b, w=wins: w[a, b])
+
+
+def test_all_pairs_give_llm_rankers_points_and_ties_their_prior_order(llm: Transformers) -> None:
+    query = candidates(12, 7)
+    points = their_points(12, both_orders(llm, query))
+    assert ours(Pairwise(llm, Pick(), sort_by="all_pairs"), query) == sorted(range(12), key=lambda i: (-points[i], i))
+    assert len(set(points)) > 1
+
+
+@pytest.mark.parametrize("n", [2, 9, 30])
+def test_pairwise_heapsort_is_llm_rankers_ranking_where_no_pair_is_a_tie(llm: Transformers, n: int) -> None:
+    """With ties theirs keeps the node, wherever it came from, and ours the better prior rank."""
+    worth, k = worths(llm, candidates(n, n)), 5
+
+    def largest(docs: list[int]) -> int:
+        best = 0
+        for place in range(1, len(docs)):
+            best = place if worth[docs[place]] > worth[docs[best]] else best
+        return best
+
+    assert best_of(sorting.heap_pairs(n, k), worth) == their_heap(n, k, 2, largest)
+    tied = [0.0] * n
+    assert sorting.play([sorting.heap_pairs(n, k)], lambda asked: [0.5] * len(asked))[0][0] == list(range(n))
+    assert n < 3 or their_heap(n, k, 2, lambda docs: docs.index(max(docs, key=lambda i: tied[i]))) != list(range(n))
+
+
+def test_windows_are_rank_llms_for_every_number_of_candidates_and_rank_gpts_where_these_reach_the_front() -> None:
+    for window, step in ((20, 10), (20, 5), (4, 2), (10, 10)):
+        for n in range(window, 130):
+            found = sorting.windows(n, window, step)
+            assert found == rank_llms_windows(n, window, step)
+            theirs = their_windows(n, window, step)
+            assert found[: len(theirs)] == theirs
+            assert (len(found) == len(theirs)) == ((n - window) % step == 0)
+
+
+@pytest.mark.parametrize("n", [25, 95])
+def test_where_rank_gpt_never_looks_at_the_first_five_we_do(n: int) -> None:
+    assert min(start for start, _ in their_windows(n, 20, 10)) == 5
+    assert sorting.windows(n, 20, 10)[-1] == (0, 15)
+    assert their_windows(15, 20, 10) == []
+    assert sorting.windows(15, 20, 10) == [(0, 15)]
+
+
+@pytest.mark.parametrize("n", [4, 6, 12])
+def test_sliding_window_permutations_are_rank_gpts_on_a_models_own_words(llm: Transformers, n: int) -> None:
+    query, prompt = candidates(n, n), Order(spare_tokens=40)
+    shown = [Shown(doc.text, "en") for doc in query.docs]
+    reranker = Listwise(llm, prompt, window=4, step=2, parsing="digits", query_tokens=20)
+    order = list(range(n))
+    for start, end in their_windows(n, 4, 2):
+        part = order[start:end]
+        asked = prompt.messages(Shown(query.query.text, "en"), [shown[i] for i in part])
+        (answer,) = llm.generate([asked], reranker.answer_tokens(4))
+        order[start:end] = their_permutation(answer.text, part)
+    assert ours(reranker, query) == order
+
+
+def their_permutation(answer: str, docs: list[int]) -> list[int]:
+    """RankGPT's: digits stay, the rest is blank; numbers of no passage fall out, forgotten passages follow."""
+    said: list[int] = []
+    for number in "".join(c if c in "0123456789" else " " for c in answer).split():
+        if int(number) - 1 not in said and 0 <= int(number) - 1 < len(docs):
+            said.append(int(number) - 1)
+    return [docs[i] for i in [*said, *(i for i in range(len(docs)) if i not in said)]]
+
+
+def test_digits_are_read_as_rank_gpt_reads_them() -> None:
+    draw = random.Random(5)
+    for _ in range(500):
+        answer = "".join(draw.choices("0123456789 [],>\nabc", k=draw.randint(0, 40)))
+        assert read_digits(answer, 9).order == their_permutation(answer, list(range(9)))
