@@ -27,6 +27,12 @@ def label_all(plain: Plain, unset: Plain, names: Mapping[str, str], values: Mapp
             labels[group] = str(own)
             continue
         given = [] if group == "dataset" else _changes(group, stage, plain, unset, values)
+        if (
+            group == "retriever"
+            and (plain.get("retrieve") or {}).get("expansion")
+            and names.get("experiment", "none") != "none"
+        ):
+            given.append(f"expansion={names['experiment']}")
         other = names.get("translator") != DEFAULT_TRANSLATOR
         if stage and other and name != "none" and translates(plain[stage]):
             given.append(f"translator={names['translator']}")

@@ -163,7 +163,7 @@ def picks(llm: Transformers, query: Candidates) -> Best:
 
 def worths(llm: Transformers, query: Candidates) -> list[float]:
     """A judge that does not contradict itself: what the same model says of each document alone."""
-    reranker = Pointwise(llm, Grade(), query_tokens=20)
+    reranker = Pointwise(llm, Grade(words=("A", "B")), query_tokens=20)
     order = ours(reranker, query)
     return [-float(order.index(i)) for i in range(len(query.docs))]
 

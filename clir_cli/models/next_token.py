@@ -116,7 +116,9 @@ class NextTokenModel:
         """Token ids of each segment; of the document's, which of its tokens are the document's alone."""
         found: list[tuple[list[int], tuple[int, int] | None]] = []
         for text, span in self.template.fill(query, doc):
-            read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=span is not None, verbose=False)
+            read = self.tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=span is not None, verbose=False
+            )
             ids, tokens = list(read["input_ids"]), None
             if span is not None:
                 spans = read["offset_mapping"]

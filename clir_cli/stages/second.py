@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from clir_cli import ledger, reranking, selection
+from clir_cli import reranking, selection
 from clir_cli.config import Config
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.rerankers.cascade import Cascade
@@ -210,6 +210,7 @@ class Stages(FirstStages):
         journal, reranker = Journal(), cfg.reranker
         memory = asked = None
         if any(f.name == "llm" for f in fields(reranker)):
+            from clir_cli import ledger  # it brings asyncio
             from clir_cli.llms.remembered import Remembered
 
             name = digest(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from clir_cli import ledger, views
+from clir_cli import views
 from clir_cli.config import Config
 from clir_cli.docstore import write as write_docs
 from clir_cli.errors import ConfigError, DataError
@@ -171,11 +171,15 @@ class Units(Texts):
             with ExitStack() as stack:
                 writer = how
                 if hasattr(how, "llm"):
+                    from clir_cli import ledger  # it brings asyncio
                     from clir_cli.llms.remembered import Remembered
 
                     name = digest({"llm": identity(how.llm, self.store.prints), "repeat": 0, "seed": 0})
                     memory = stack.enter_context(closing(self.store.memory(f"answers/{name}")))
-                    writer = replace(how, llm=Remembered(how.llm, memory, name, ledger.of_step(how.llm, at.draft, *self.store.ledgers)))
+                    writer = replace(
+                        how,
+                        llm=Remembered(how.llm, memory, name, ledger.of_step(how.llm, at.draft, *self.store.ledgers)),
+                    )
                 found, counts = writer.write(texts, langs)
             rows = ([text.id, to_fields(of), ""] for text, of in zip(texts, found, strict=True))
             with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:
