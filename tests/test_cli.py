@@ -172,7 +172,7 @@ def test_configs_are_a_line_each_and_aligned_with_the_user_s_own(clir: Clir) -> 
     clir("new", "retriever", "of_mine")
     every, group = clir("configs").stdout.splitlines(), clir("configs", "retriever").stdout.splitlines()
     assert {line.split("=")[0] for line in every} == {
-        "dataset", "translator", "llm", "prompt", "retriever", "reranker", "experiment",
+        "dataset", "translator", "llm", "prompt", "retriever", "reranker", "experiment", "quirk",
     }  # fmt: skip
     assert any(line.startswith("retriever=of_mine ") for line in every)
     for lines in (every, group):

@@ -38,7 +38,9 @@ class LikesSwahili(Judge):
         text = prompt[-1].content.replace("worth", "worth ")
         found = super().worths(prompt)
         lines = [line for line in text.splitlines() if "worth" in line]
-        return {label: worth + 100 * ("maneno" in line) for (label, worth), line in zip(found.items(), lines, strict=True)}
+        return {
+            label: worth + 100 * ("maneno" in line) for (label, worth), line in zip(found.items(), lines, strict=True)
+        }
 
 
 def counts(reranker, *queries: Candidates) -> dict[str, float]:
@@ -102,7 +104,10 @@ def test_answers_that_say_nothing_are_in_no_count() -> None:
 
 
 def test_the_language_that_a_judge_likes_gains_what_the_other_loses() -> None:
-    for reranker in (Pointwise(LikesSwahili(), Grade()), Listwise(LikesSwahili(), Order(labels="letters"), answer="labels")):
+    for reranker in (
+        Pointwise(LikesSwahili(), Grade()),
+        Listwise(LikesSwahili(), Order(labels="letters"), answer="labels"),
+    ):
         found = counts(reranker, mixed(0))
         assert found["mixed_pairs_sw"] == found["mixed_pairs_fi"] == 100
         assert (found["mixed_before_sw"], found["mixed_after_sw"]) == (45, 100)

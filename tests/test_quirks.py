@@ -11,10 +11,8 @@ import yaml
 from test_llm_rerankers import Judge, candidates, ideal, ranked
 
 from clir_cli import compose, config
-from clir_cli.errors import ConfigError
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.prompts.instructed import Order, Pick
-from clir_cli.rerankers import sorting
 from clir_cli.rerankers.listwise import Listwise, read_digits
 from clir_cli.rerankers.pairwise import Pairwise
 from clir_cli.rerankers.setwise import Setwise
@@ -37,10 +35,10 @@ def flat(node: Any, name: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", QUIRKS)
 def test_a_quirk_changes_its_own_values_and_nothing_else(name: str) -> None:
-    corrected, quirky = (
-        flat(compose.cells([*BESIDE[name], *more])[0].plain) for more in ([], [f"quirk={name}"])
-    )
-    changed = {k for k in corrected.keys() | quirky.keys() if corrected.get(k) != quirky.get(k) and not k.startswith("names.")}
+    corrected, quirky = (flat(compose.cells([*BESIDE[name], *more])[0].plain) for more in ([], [f"quirk={name}"]))
+    changed = {
+        k for k in corrected.keys() | quirky.keys() if corrected.get(k) != quirky.get(k) and not k.startswith("names.")
+    }
     own = flat(QUIRKS[name])
     assert changed <= {*own, *(f"reranker.{key}" for key in own), *(k for k in changed if k.startswith("labels."))}
     assert all(quirky[key] == value for key, value in own.items() if key in quirky)
@@ -82,7 +80,9 @@ def test_with_digits_every_number_of_the_chatter_is_a_passage() -> None:
 def test_the_first_passage_wins_where_an_answer_says_nothing() -> None:
     query, journal = candidates(30), Journal()
     strict = Setwise(Judge(say=lambda right: "none of them"), Pick(), answer="text")
-    lenient = Setwise(Judge(say=lambda right: "none of them"), Pick(), answer="text", **QUIRKS["first_wins_parsing"]["reranker"])
+    lenient = Setwise(
+        Judge(say=lambda right: "none of them"), Pick(), answer="text", **QUIRKS["first_wins_parsing"]["reranker"]
+    )
     assert ranked(lenient, query, journal=journal)["q"] == [doc.id for doc in query.docs]
     assert journal.queries["q"]["failed"] == journal.queries["q"]["calls"]
     with pytest.raises(Exception, match="no usable answer"):
@@ -111,7 +111,9 @@ class Letters(Judge):
 
 
 def texts(prompts: Sequence[Prompt]) -> list[str]:
-    return [line.partition("] ")[2] for line in prompts[0][-1].content.splitlines() if line.startswith("[") and "]" in line]
+    return [
+        line.partition("] ")[2] for line in prompts[0][-1].content.splitlines() if line.startswith("[") and "]" in line
+    ]
 
 
 def shown_of(passage: str, words: int | None, context: int) -> tuple[list[str], dict[str, float]]:

@@ -21,7 +21,6 @@ from clir_cli.rerankers.cross_encoder import CrossEncoder
 from clir_cli.rerankers.embedder import Embedder
 from clir_cli.rerankers.next_token import NextToken
 from clir_cli.steps import identity
-from clir_cli.store import Store
 from clir_cli.types import Candidates, Journal, Text
 
 CONFIGS = Path(compose.packaged()) / "reranker"
@@ -265,7 +264,8 @@ def test_a_long_document_is_cut_and_what_stands_behind_it_is_not(mt5: Path) -> N
 )
 def test_labels_of_another_checkpoint_are_refused(mt5: Path, token: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        in_order(preset("mono_mt5", f"reranker.model={mt5}", f"reranker.yes_token={token}", "reranker.device=cpu"))
+        preset("mono_mt5", f"reranker.model={mt5}", f"reranker.yes_token={token}").check()
+    preset("mono_mt5", f"reranker.model={mt5}").check()
 
 
 def test_a_piece_inside_words_is_no_label() -> None:
@@ -322,6 +322,51 @@ def test_bge_reranker_gemma_gives_the_logit_of_yes_after_flag_embedding_s_pieces
                 expected.append(float(network(torch.tensor([ids])).logits[0, -1, yes]))
     assert np.abs(in_order(reranker) - np.array(expected)).max() < 1e-4
     assert np.ptp(expected) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["t5", "gemma2"])
+def test_what_an_architecture_does_to_its_logits_is_done_to_the_labels(made: Path, kind: str) -> None:
+    """Tied T5 scales the decoder's states, Gemma 2 caps the logits."""
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    folder = made / kind
+    size = len(tokenizer_with(folder, ["true", "false"]))
+    if kind == "t5":
+        config: Any = T5Config(
+            vocab_size=size, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=1, eos_token_id=2,
+            decoder_start_token_id=1, tie_word_embeddings=True, initializer_factor=1.0,
+        )  # fmt: skip
+        small.save(folder, T5ForConditionalGeneration, config)
+    else:
+        config = Gemma2Config(
+            vocab_size=size, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=0.5,
+            pad_token_id=1, bos_token_id=0, eos_token_id=2, **small.SIZES,
+        )  # fmt: skip
+        small.save(folder, Gemma2ForCausalLM, config)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = (AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM).from_pretrained(folder).eval()
+    labels = ("\u2581true", "\u2581false")
+    yes, no = tokenizer.convert_tokens_to_ids(list(labels))
+    begun = {"decoder_input_ids": torch.tensor([[1]])} if kind == "t5" else {}
+    expected = []
+    for query in QUERIES:
+        for doc in DOCS:
+            ids = tokenizer(f"Query: {query} Document: {doc} Relevant:", add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logits = network(input_ids=torch.tensor([ids]), **begun).logits[0, -1]
+            expected.append(float(logits[yes] - logits[no]))
+    template = ("Query: {query} Document: {doc} Relevant:",)
+    reranker = NextToken(str(folder), template=template, yes_token=labels[0], no_token=labels[1], device="cpu")
+    assert np.abs(in_order(reranker) - np.array(expected)).max() < 1e-4
+    assert np.ptp(expected) > 0.05
 
 
 @pytest.mark.parametrize(
@@ -385,6 +430,8 @@ def test_a_language_without_an_adapter_is_refused_unless_another_is_named(made: 
     folder = saved_xmod(made / "xmod_names")
     reranker = CrossEncoder(str(folder), codes="xmod", device="cpu", max_tokens=128)
     reranker.check_languages(["yo"], ["de"])
+    with pytest.raises(LanguageError, match=r"no adapter 'fr_XX'"):
+        reranker.check_languages(["de"], ["fr"])
     with pytest.raises(LanguageError, match=r"none for 'yo'(.|\n)*language_names=\{yo: NAME\}"):
         reranker.check_languages(["en"], ["yo"])
     french = [Candidates(Text("q", (("en", "cat"),)), [Text("d", (("fr", "le chat"),))])]
@@ -588,14 +635,14 @@ def test_other_bytes_of_an_adapter_are_another_experiment_and_a_plain_cross_enco
     tmp_path: Path, base: Path
 ) -> None:
     differences(tmp_path / "de.safetensors", base, 12, sparse=True, head=False)
-    prints = Fingerprints(Store(tmp_path / "runs"))
+    prints = Fingerprints(tmp_path / "runs")
     plain = CrossEncoder(str(base))
     with_adapter = replace(plain, language_adapters={"de": str(tmp_path / "de.safetensors"), "en": None})
     before = identity(with_adapter, prints)
     assert set(identity(plain, prints)) == {"class", "engines", "model", "max_tokens", "dtype", "trust_remote_code"}
     assert set(before["language_adapters"]) == {"de", "en"}
     differences(tmp_path / "de.safetensors", base, 13, sparse=True, head=True)
-    assert identity(with_adapter, Fingerprints(Store(tmp_path / "runs"))) != before
+    assert identity(with_adapter, Fingerprints(tmp_path / "runs")) != before
 
 
 def test_a_run_reranks_with_a_label_model_and_counts_what_it_read(clir: Clir, mt5: Path) -> None:

@@ -148,22 +148,30 @@ def load(folder: Path, *, template: Template, labels: tuple[str, ...], dtype: DT
     Raises ConfigError for a label that is no token of the vocabulary or that no answer begins with.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     with encoding._loading(folder):
         config = AutoConfig.from_pretrained(folder)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        tokenizer = AutoTokenizer.from_pretrained(folder)
         network = kind.from_pretrained(folder, dtype=getattr(torch, dtype), config=config)
-    if not tokenizer.is_fast:
-        raise ConfigError(f"{folder} has no fast tokenizer: nobody knows which tokens are the document's")
-    rows = [label_token(tokenizer, label, folder) for label in labels]
-    if len(set(rows)) < len(rows):
-        raise ConfigError(f"{folder}: the labels {', '.join(labels)} are one token")
-    tokenizer.padding_side = "right" if config.is_encoder_decoder else "left"
+    read, rows = tokenizer(folder, labels)
+    read.padding_side = "right" if config.is_encoder_decoder else "left"
     network.set_output_embeddings(_label_rows(network.get_output_embeddings(), rows))
     positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30  # T5's are relative
-    return NextTokenModel(network.to(on).eval(), tokenizer, template, positions)
+    return NextTokenModel(network.to(on).eval(), read, template, positions)
+
+
+def tokenizer(folder: Path, labels: Sequence[str]) -> tuple[Any, list[int]]:
+    """The folder's tokenizer and the numbers of the labels. Raises ConfigError as `load` does."""
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(folder)
+    if not found.is_fast:
+        raise ConfigError(f"{folder} has no fast tokenizer: nobody knows which tokens are the document's")
+    rows = [label_token(found, label, folder) for label in labels]
+    if len(set(rows)) < len(rows):
+        raise ConfigError(f"{folder}: the labels {', '.join(labels)} are one token")
+    return found, rows
 
 
 def _label_rows(head: Any, rows: Sequence[int]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from clir_cli import progress
 from clir_cli.errors import ConfigError, LanguageError, RunError
+from clir_cli.files import read_json
 from clir_cli.models import assembly, encoding, hub
 from clir_cli.models.composition import Composition
 from clir_cli.text import truncation
@@ -50,7 +51,7 @@ class PairReranker:
 
     # What a subclass says -----------------------------------------------------------------------------------------------
 
-    def _readers(self, pairs: Sequence[Pair]) -> Iterator[Reader]:
+    def readers(self, pairs: Sequence[Pair]) -> Iterator[Reader]:
         """Who reads which pairs; together all of them, each once."""
         raise NotImplementedError
 
@@ -78,7 +79,7 @@ class PairReranker:
         scores = [0.0] * len(pairs)
 
         def done() -> Iterator[int]:
-            for loaded, at, options in self._readers(pairs):
+            for loaded, at, options in self.readers(pairs):
                 self._check_queries(loaded, list(dict.fromkeys(pairs[i][0] for i in at)))
                 texts = [(query.text, doc.text) for query, doc in (pairs[i] for i in at)]
                 for batch in encoding.batches(loaded, texts, "scores", self.batch_tokens, self.max_tokens, **options):
@@ -139,11 +140,15 @@ class CrossEncoder(PairReranker):
     def check_languages(self, query_langs: Sequence[str], doc_langs: Sequence[str]) -> None:
         """Raise LanguageError for a language that is not in `languages`, or that the model has no adapter for."""
         super().check_languages(query_langs, doc_langs)
+        known = self._known_languages()
         for lang in doc_langs if self.language_of == "doc" else query_langs:
-            self._language_name(lang)
-            self._parts(lang)
+            name = self._language_name(lang)
+            if name is not None and known is not None:
+                self._check_adapter(lang, name, known)
+            if self.language_adapters is not None:
+                self._parts(lang)
 
-    def _readers(self, pairs: Sequence[Pair]) -> Iterator[Reader]:
+    def readers(self, pairs: Sequence[Pair]) -> Iterator[Reader]:
         groups: dict[str, list[int]] = {} if pairs else {"": []}
         for i, (query, doc) in enumerate(pairs):
             groups.setdefault(self._lang(doc if self.language_of == "doc" else query), []).append(i)
@@ -151,12 +156,7 @@ class CrossEncoder(PairReranker):
             loaded = self._load(lang)
             limit = encoding.limit(loaded, self.max_tokens, "reranker.max_tokens")
             if at and (name := self._language_name(lang)) is not None:
-                known = loaded[0].model.config.languages
-                if name not in known:
-                    raise LanguageError(
-                        f"{self.model} has no adapter {name!r}; it has {', '.join(known)}\n"
-                        f"  read {lang} by another's adapter, knowingly: 'reranker.language_names={{{lang}: NAME}}'"
-                    )
+                self._check_adapter(lang, name, loaded[0].model.config.languages)
                 assembly.set_language(loaded, "xmod", name)
             yield Reader(
                 loaded, at, {"processing_kwargs": {"text": {"max_length": limit, "truncation": "only_second"}}}
@@ -210,6 +210,20 @@ class CrossEncoder(PairReranker):
             )
         return str(name)
 
+    def _known_languages(self) -> list[str] | None:
+        """The adapters that X-MOD's folder has; None where it is not on this machine yet, or no X-MOD."""
+        if self.codes == "none" or not is_here(self.model, self.revision):
+            return None
+        path = hub.folder(self.model, self.revision) / "config.json"
+        return read_json(path).get("languages") if path.is_file() else None
+
+    def _check_adapter(self, lang: str, name: str, known: Sequence[str]) -> None:
+        if name not in known:
+            raise LanguageError(
+                f"{self.model} has no adapter {name!r}; it has {', '.join(known)}\n"
+                f"  read {lang} by another's adapter, knowingly: 'reranker.language_names={{{lang}: NAME}}'"
+            )
+
     def _parts(self, lang: str) -> Composition:
         """What the model is made of for a language. Raises LanguageError where it has adapters, and none for this one."""
         first: tuple[str, ...] = ()
@@ -225,6 +239,11 @@ class CrossEncoder(PairReranker):
             average=tuple(_path(path) for path in self.average),
             adapters=tuple(_path(path) for path in (*first, *self.adapters)),
         )
+
+
+def is_here(name: str, revision: str | None) -> bool:
+    """Whether the model is on this machine, so that it can be looked into before anything runs."""
+    return hub.local_folder(name) is not None or hub.cached_revision(name, revision) is not None
 
 
 def _path(path: str) -> Path:

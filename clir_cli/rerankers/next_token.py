@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from clir_cli.models import encoding, hub, next_token
-from clir_cli.rerankers.cross_encoder import Pair, PairReranker, Reader
+from clir_cli.rerankers.cross_encoder import Pair, PairReranker, Reader, is_here
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,20 @@ class NextToken(PairReranker):
                 "trust_remote_code: causal and encoder-decoder rerankers run by transformers' own code alone"
             )
 
-    def _readers(self, pairs: Sequence[Pair]) -> Iterator[Reader]:
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return (self.yes_token,) if self.no_token is None else (self.yes_token, self.no_token)
+
+    def check(self) -> None:
+        """Raise ConfigError for labels that the tokenizer does not have, where the model is on this machine."""
+        if is_here(self.model, self.revision):
+            next_token.tokenizer(hub.folder(self.model, self.revision), self._labels)
+
+    def readers(self, pairs: Sequence[Pair]) -> Iterator[Reader]:
         loaded = next_token.load(
             hub.folder(self.model, self.revision),
             template=next_token.Template(self.template, self.instruction),
-            labels=(self.yes_token,) if self.no_token is None else (self.yes_token, self.no_token),
+            labels=self._labels,
             dtype=self.dtype,
             on=encoding.device(self.device),
         )
