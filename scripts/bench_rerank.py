@@ -57,7 +57,7 @@ def main() -> None:
         llm = Transformers(model=folder, context=4096, device="cpu", force_length=True)
         rerankers: dict[str, LLMReranker] = {
             "setwise": Setwise(llm, Pick(), top=5, query_tokens=32),
-            "pairwise": Pairwise(llm, Pick(), sort_by="bubble", top=3, query_tokens=32),
+            "pairwise": Pairwise(llm, Pick(), top=3, query_tokens=32),
             "all_pairs": Pairwise(llm, Pick(), sort_by="all_pairs", query_tokens=32),
             "listwise": Listwise(llm, Order(spare_tokens=0), query_tokens=32, parsing="digits"),
         }

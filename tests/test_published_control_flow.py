@@ -184,8 +184,13 @@ def test_setwise_heapsort_is_llm_rankers_ranking_document_by_document(llm: Trans
     theirs = their_heap(n, k, children, in_prior_order)
     assert ours(Setwise(llm, Pick(), children=children, top=k, query_tokens=20), query) == theirs
     worth = worths(llm, query)
-    node_first = their_heap(n, k, children, lambda docs: docs.index(max(docs, key=lambda i: worth[i])))
+    node_first = their_heap(n, k, children, by(worth))
     assert best_of(sorting.heap_sets(n, k, children), worth) == node_first
+
+
+def by(worth: list[float]) -> Best:
+    """A judge that picks the document with the most worth, the first of equals."""
+    return lambda docs: docs.index(max(docs, key=lambda i: worth[i]))
 
 
 def best_of(sort: sorting.Sort, worth: list[float]) -> list[int]:
@@ -210,13 +215,13 @@ def test_setwise_bubble_sort_is_right_also_where_the_released_code_skips_documen
     for seed in range(60):
         worth = [-i + 12 * random.Random(100 * seed + i).random() for i in range(n)]  # a good first stage
         right = sorted(range(n), key=lambda i: -worth[i])[:k]
-        theirs = their_setwise_bubble(n, k, c, lambda docs, w=worth: docs.index(max(docs, key=lambda i: w[i])))
+        theirs = their_setwise_bubble(n, k, c, by(worth))
         assert best_of(sorting.bubble_sets(n, k, c), worth)[:k] == right
         wrong += theirs[:k] != right
     assert wrong > 0  # the skip, engines.md fact 7
     query = candidates(20, 4)
     worth = worths(llm, query)
-    theirs = their_setwise_bubble(20, 1, c, lambda docs: docs.index(max(docs, key=lambda i: worth[i])))
+    theirs = their_setwise_bubble(20, 1, c, by(worth))
     assert best_of(sorting.bubble_sets(20, 1, c), worth)[:1] == theirs[:1]  # the first pass skips nothing
 
 
@@ -258,16 +263,10 @@ def test_pairwise_heapsort_is_llm_rankers_ranking_where_no_pair_is_a_tie(llm: Tr
     """With ties theirs keeps the node, wherever it came from, and ours the better prior rank."""
     worth, k = worths(llm, candidates(n, n)), 5
 
-    def largest(docs: list[int]) -> int:
-        best = 0
-        for place in range(1, len(docs)):
-            best = place if worth[docs[place]] > worth[docs[best]] else best
-        return best
-
-    assert best_of(sorting.heap_pairs(n, k), worth) == their_heap(n, k, 2, largest)
+    assert best_of(sorting.heap_pairs(n, k), worth) == their_heap(n, k, 2, by(worth))
     tied = [0.0] * n
     assert sorting.play([sorting.heap_pairs(n, k)], lambda asked: [0.5] * len(asked))[0][0] == list(range(n))
-    assert n < 3 or their_heap(n, k, 2, lambda docs: docs.index(max(docs, key=lambda i: tied[i]))) != list(range(n))
+    assert n < 3 or their_heap(n, k, 2, by(tied)) != list(range(n))
 
 
 def test_windows_are_rank_llms_for_every_number_of_candidates_and_rank_gpts_where_these_reach_the_front() -> None:

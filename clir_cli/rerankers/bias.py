@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from clir_cli.rerankers.sorting import Compare, Order, Request
+from clir_cli.rerankers.sorting import Compare, Order, Request, Score
 
 
 def of_places(request: Request, value: Any, firsts: Sequence[int]) -> dict[str, float]:
@@ -22,7 +22,7 @@ def of_places(request: Request, value: Any, firsts: Sequence[int]) -> dict[str, 
     if isinstance(request, Compare) and len(firsts) == 2:
         found |= {"pairs": 1, "flips": float(firsts[0] == firsts[1])}
     if firsts:
-        shown = 2 if isinstance(request, Compare) else len(getattr(request, "docs", (0,)))
+        shown = 1 if isinstance(request, Score) else 2 if isinstance(request, Compare) else len(request.docs)
         found |= {
             "picks": len(firsts), "picked_first": sum(place == 0 for place in firsts),
             "picked_first_by_chance": len(firsts) / shown,

@@ -14,7 +14,7 @@ from clir_cli import views
 from clir_cli.config import Config
 from clir_cli.errors import ConfigError
 from clir_cli.models import assembly, encoding, hub
-from clir_cli.rerankers.cross_encoder import CrossEncoder
+from clir_cli.rerankers.cross_encoder import PairReranker
 from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.single_vector import Task
 from clir_cli.types import Text
@@ -63,7 +63,7 @@ def _retriever(cfg: Config) -> Iterator[str]:
 
 def _reranker(cfg: Config) -> Iterator[str]:
     label = f"reranker {cfg.labels['reranker']}"
-    if not isinstance(cfg.reranker, CrossEncoder):
+    if not isinstance(cfg.reranker, PairReranker):
         yield f"{label}: {type(cfg.reranker).__name__}, no classifier that is checked here"
         return
     yield f"{label}: {_model(cfg.reranker)}"
@@ -202,22 +202,16 @@ def _known_as(reader: Dense) -> str:
 # Cross-encoders -------------------------------------------------------------------------------------------------------
 
 
-def _pair_lines(reranker: CrossEncoder, query: Text, doc: Text) -> list[str]:
-    loaded = encoding.cross_encoder(
-        hub.folder(reranker.model, reranker.revision),
-        dtype=reranker.dtype,
-        on=encoding.device(reranker.device),
-        trust_remote_code=reranker.trust_remote_code,
-    )
-    limit = encoding.limit(loaded, reranker.max_tokens, "reranker.max_tokens")
-    options = {"processing_kwargs": {"text": {"max_length": limit, "truncation": "only_second"}}}
+def _pair_lines(reranker: PairReranker, query: Text, doc: Text) -> list[str]:
+    ((loaded, _, options),) = reranker.readers([(query, doc)])
+    limit = reranker.max_tokens
     features = loaded.preprocess([(query.text, doc.text)], **options)
     ids = features["input_ids"][0].tolist()
     (batch,) = encoding.batches(loaded, [(query.text, doc.text)], "scores", None, limit, **options)
     return [
         f"  query {query.id} in {query.lang} and document {doc.id} in {doc.lang}",
         f"    text      {_short(query.text)!r} | {_short(doc.text)!r}",
-        f"    tokens    {_some(loaded.tokenizer.convert_ids_to_tokens(ids))}  ({len(ids)}; at most {limit}, only the document is cut)",
+        f"    tokens    {_some(loaded.tokenizer.convert_ids_to_tokens(ids))}  ({len(ids)}; at most {limit or 'what the model reads'}, only the document is cut)",
         f"    ids       {_some(list(map(str, ids)))}",
         f"    padding   {loaded.tokenizer.padding_side}, with {loaded.tokenizer.pad_token!r}",
         f"    score     {float(batch.values.flatten()[0]):.4g}",
@@ -259,7 +253,7 @@ def _langs(texts: Sequence[Text]) -> list[str]:
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def _model(part: Dense | CrossEncoder) -> str:
+def _model(part: Dense | PairReranker) -> str:
     folder = hub.folder(part.model, part.revision)
     commit = f" at {part.revision}" if part.revision else ""
     return f"{part.model}{commit}, {part.dtype}, on {encoding.device(part.device)}; licence: {licence(folder)}"
