@@ -33,6 +33,8 @@ def label_all(plain: Plain, unset: Plain, names: Mapping[str, str], values: Mapp
             and names.get("experiment", "none") != "none"
         ):
             given.append(f"expansion={names['experiment']}")
+        if group == "reranker" and name != "none" and names.get("quirk", "none") != "none":
+            given.append(f"quirk={names['quirk']}")
         other = names.get("translator") != DEFAULT_TRANSLATOR
         if stage and other and name != "none" and translates(plain[stage]):
             given.append(f"translator={names['translator']}")

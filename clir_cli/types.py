@@ -111,8 +111,8 @@ class Journal:
         self.answers: list[dict[str, Any]] = []
 
     def add(self, query_id: str, **amounts: float) -> None:
-        """Add amounts of: calls, calls_from_cache, rounds, prompt_tokens, cached_prefix_tokens, output_tokens,
-        seconds, repaired, failed, texts, texts_cut."""
+        """Add amounts of: calls, calls_from_cache, rounds, prompt_tokens, cached_prefix_tokens, output_tokens, seconds,
+        repaired, failed, texts, texts_cut; and of what a method reports beside them (flips, picked_first, ...)."""
         row = self.queries.setdefault(query_id, {})
         for name, amount in amounts.items():
             row[name] = row.get(name, 0) + amount

@@ -38,7 +38,7 @@ NEEDS = {  # what a choice cannot be composed without
     "retriever/psq": ["retriever.table=t.tsv"],
     "retriever/psq_hmm": ["retriever.table=t.tsv"],
     "reranker/cross_encoder": ["reranker.model=me/judge"],
-    "reranker/late_interaction": ["reranker.model=me/encoder"],
+    **{f"reranker/{name}": ["reranker.model=me/judge"] for name in ("late_interaction", "cross_encoder_adapters", "embedder")},
     "reranker/cascade": ["reranker.parts=[bge_reranker,rank_zephyr]", "reranker.depths=[100,20]"],
     "experiment/xqg_file": ["retrieve.expansion.file=q.jsonl"],
     "experiment/xqg_llm": ["llm=transformers", "llm.model=me/llm"],
@@ -46,6 +46,9 @@ NEEDS = {  # what a choice cannot be composed without
     "llm/transformers": ["llm.model=me/llm", "reranker=listwise"],
     "llm/vllm": ["llm.model=me/llm", "reranker=listwise"],
     "prompt/pick": ["reranker=setwise"],
+    **{f"quirk/{name}": ["reranker=listwise"] for name in ("words_truncation", "context_4096", "digits_parsing")},
+    "quirk/k10_pairwise": ["reranker=pairwise"],
+    "quirk/first_wins_parsing": ["reranker=setwise"],
     "prompt/grade": ["reranker=pointwise"],
     "prompt/write_query": ["reranker=query_likelihood"],
 }  # fmt: skip

@@ -398,7 +398,9 @@ def test_a_model_that_never_ranks_is_told_apart_from_a_server_that_fails(
 ) -> None:
     stubborn = serve(JudgeServer(say=lambda ideal: "As an assistant I have no opinion."))
     said = refused(store, stubborn, "rerank.depth=20")
-    assert "nothing usable in 'As an assistant I have no opinion.'" in said and "rerank.repeat asks the model anew" in said
+    assert (
+        "nothing usable in 'As an assistant I have no opinion.'" in said and "rerank.repeat asks the model anew" in said
+    )
     folder = rerank(store, stubborn, "rerank.depth=20", "reranker.max_failed_answers=1.0")
     assert read_lists(folder / "run.trec") == read_lists(folder / "first_stage.trec")
     assert costs(folder)["failed"] == TOPICS and costs(folder)["calls_answered_from_cache"] == 2 * TOPICS
