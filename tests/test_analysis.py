@@ -221,7 +221,7 @@ def test_identities_name_the_package_that_divides_and_old_ones_stay(tmp_path):
 
 
 def test_planning_with_any_analyser_imports_none():
-    code = "import sys; from clir_cli import analysis, language_list; rows = language_list.rows(); "
+    code = "import sys; from clir_cli.text import analysis; from clir_cli.verbs import language_list; rows = language_list.rows(); "
     code += (
         "print(len(rows), {'icu', 'jieba', 'pythainlp', 'fugashi', 'kiwipiepy', 'jnius', 'numpy'} & set(sys.modules))"
     )
