@@ -1,0 +1,1 @@
+"""The verbs by theme: their arguments, what they print, their exit codes."""

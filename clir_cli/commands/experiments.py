@@ -1,0 +1,182 @@
+"""Run and plan: the verbs that take overrides."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clir_cli.commands.common import ConfigDir, ConfigFile, Json, Multirun, Overrides, Runs, Zip, folded, root, tell
+from clir_cli.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from clir_cli.compose import Cell
+    from clir_cli.plan import Plan
+
+
+def run(
+    overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
+    config: ConfigFile = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="What the folder of a sweep is called.")] = "sweep",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing: the same as clir plan.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the experiment folder, a line per cell of a sweep.")] = False,
+    max_calls: Annotated[int | None, typer.Option(metavar="N", help="Stop before served models are asked more often, all cells together.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Stop before they read and write more tokens.")] = None,
+    max_usd: Annotated[float | None, typer.Option(metavar="USD", help="Stop before they cost more dollars.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run an experiment, or with -m every cell of a sweep.
+
+    clir run retriever=labse reranker=listwise
+    """
+    from clir_cli import plan as plans
+    from clir_cli import progress
+    from clir_cli.experiment import read_rows
+    from clir_cli.launchers import serial
+    from clir_cli.verbs import listing
+
+    cells = composed(overrides, multirun, zips, config_dir, config)
+    if dry_run:
+        _print_plan(planned(cells, root(runs), eager=False), as_json)
+        return
+    plan = plans.resolved(planned(cells, root(runs), eager=True))
+    if not (max_calls is max_tokens is max_usd is None):
+        from clir_cli import sweep
+        from clir_cli.ledger import Budget, Ledger
+
+        budget = Budget(max_calls, max_tokens, max_usd, ("--max-calls", "--max-tokens", "--max-usd"))
+        plan.store.ledgers = (Ledger(plan.store.root / "ledger" / f"{sweep.folder(plan, name).name}.jsonl", budget),)
+    with progress.silence(quiet):
+        if multirun:
+            _sweep(plan, name, quiet, as_json)
+            return
+        raise_single(plan)
+        (outcome,) = serial.execute(plan)
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.folder is not None
+    if quiet:
+        print(outcome.folder)
+        return
+    rows = read_rows(outcome.folder / "metrics.csv")
+    if as_json:
+        print(listing.dumps({"experiment": str(outcome.folder), "metrics": rows}))
+    else:
+        print(listing.metric_table(rows), outcome.folder, sep="\n")
+
+
+def plan(
+    overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
+    config: ConfigFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Show what a run would do, and what is done already.
+
+    clir plan -m retriever=bm25_qt,bm25_dt
+    """
+    _print_plan(planned(composed(overrides, multirun, zips, config_dir, config), root(runs), eager=False), as_json)
+
+
+def composed(
+    overrides: list[str] | None,
+    multirun: bool,
+    zips: list[str] | None,
+    config_dir: list[Path] | None,
+    config: Path | None,
+) -> list[Cell]:
+    from clir_cli import compose
+    from clir_cli import config as configs
+
+    if config is not None:
+        if overrides or multirun or zips or config_dir:
+            raise ConfigError(
+                "--config repeats a resolved configuration as it is: give neither overrides nor -m, --zip, --config-dir beside it"
+            )
+        return [compose.Cell((), configs.load(config))]
+    if zips and not multirun:
+        raise ConfigError("--zip pairs the axes of a sweep: add -m")
+    return compose.cells(overrides or [], multirun, zips or [], config_dir or [])
+
+
+def planned(cells: list[Cell], folder: Path, eager: bool) -> Plan:
+    from clir_cli.plan import planned
+    from clir_cli.store import Store
+
+    return planned(cells, Store(folder, eager))
+
+
+def raise_single(plan: Plan) -> None:
+    """The error of a request for one experiment is the request's; those of a sweep are told cell by cell."""
+    if len(plan.cells) == 1 and (error := plan.cells[0].error):
+        raise error
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    from clir_cli import plan as plans
+    from clir_cli.verbs import listing
+
+    raise_single(plan)
+    print(listing.dumps(plans.record(plan)) if as_json else folded(plans.text(plan), sys.stdout))
+
+
+def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
+    from clir_cli import sweep
+    from clir_cli.launchers import serial
+    from clir_cli.verbs import listing
+
+    def finished(outcome: serial.Outcome) -> None:
+        if quiet:
+            print(outcome.folder or "-", flush=True)
+        else:
+            sweep.tell(plan, outcome)
+
+    folder = sweep.folder(plan, name)
+    outcomes = serial.execute(plan, finished)
+    sweep.write(plan, outcomes, folder)
+    if as_json and not quiet:
+        print(listing.dumps({"sweep": str(folder), "cells": sweep.rows(plan, outcomes)}))
+    else:
+        out = sys.stderr if quiet else sys.stdout
+        print(folded("\n".join(sweep.text(outcomes)), out), folder, sep="\n", file=out)
+    for error in dict.fromkeys(o.error for o in outcomes if o.error):
+        tell(error, only_bugs=True)
+    if any(o.error for o in outcomes):
+        raise typer.Exit(RunError.exit_code)
+
+
+def why(
+    a: Annotated[str, typer.Argument(metavar="A", help="An experiment or step: its folder, or the beginning of its key.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    runs: Runs = None,
+) -> None:  # fmt: skip
+    """Say in which fields two steps or two experiments differ.
+
+    clir why runs/demo.en-de/A runs/demo.en-de/B
+    """
+    from clir_cli import plan as plans
+
+    print(plans.why(a, b, root(runs)))
+
+
+def check(
+    overrides: Overrides = None, config_dir: ConfigDir = None, runs: Runs = None, config: ConfigFile = None,
+    load: Annotated[bool, typer.Option("--load", help="Load the models too, and show token by token what each is given.")] = False,
+) -> None:  # fmt: skip
+    """Check a configuration; with --load its models too.
+
+    clir check --load retriever=labse
+    """
+    from clir_cli import progress
+
+    plan = planned(composed(overrides, False, None, config_dir, config), root(runs), eager=False)
+    raise_single(plan)
+    experiment = plan.cells[0].experiment
+    assert experiment is not None
+    if not load:
+        print("the configuration fits; --load shows what its models are given")
+        return
+    from clir_cli.verbs import model_check
+
+    with progress.silence(True):
+        print("\n".join(model_check.lines(experiment.cfg)))
