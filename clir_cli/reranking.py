@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,13 @@ def write_shard(run: Any, candidates: Sequence[Candidates], journal: Journal, fo
     write_json(folder / "ranking.json", {c.query.id: order.get(c.query.id, []) for c in candidates})
     write_json(folder / "queries.json", {c.query.id: journal.queries.get(c.query.id, {}) for c in candidates})
     with (folder / "answers.jsonl").open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in journal.answers)
+        out.writelines(json.dumps(_strict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in journal.answers)
+
+
+def _strict(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An answer as strict JSON: a label that a server did not score is null, not -Infinity."""
+    scores = row.get("scores")
+    return {**row, "scores": [s if math.isfinite(s) else None for s in scores]} if scores else row
 
 
 def totals(journal: Journal) -> dict[str, float]:

@@ -138,7 +138,7 @@ def identity(part: Component, prints: Fingerprints, purpose: Purpose = "search")
     component, never from the yaml, so `k1: 1` and `k1: 1.0` are one.
     """
     said: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}/{getattr(part, 'version', 1)}"}
-    if engines := _engines(part):
+    if engines := _engines(part, purpose):
         said["engines"] = engines
     if hasattr(part, "texts"):  # what a prompt says beside its fields
         said["texts"] = digest(part.texts())
@@ -182,9 +182,10 @@ def _plain(value: Any, prints: Fingerprints, purpose: Purpose) -> Any:
     raise TypeError(f"{value!r} cannot be part of an identity")
 
 
-def _engines(part: Component) -> list[str]:
-    """The programs and packages that decide the result, each with its major.minor version."""
-    return [f"{name} {_minor(name)}" for name in getattr(part, "engines", ())]
+def _engines(part: Component, purpose: Purpose) -> list[str]:
+    """The programs and packages that decide the result, each with its version; `search_engines` do not touch an index."""
+    names = (*getattr(part, "engines", ()), *(getattr(part, "search_engines", ()) if purpose != "index" else ()))
+    return [f"{name} {_minor(name)}" for name in dict.fromkeys(names)]
 
 
 @cache
@@ -193,7 +194,15 @@ def _minor(package: str) -> str:
         from clir_cli.text import lucene
 
         return lucene.engine_version().removeprefix("anserini ")
-    try:
-        return ".".join(importlib.metadata.version(package).split(".")[:2])
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    distributions = {"faiss": ("faiss-cpu", "faiss-gpu-cu12")}.get(package, (package,))
+    for name in distributions:
+        try:
+            version = ".".join(importlib.metadata.version(name).split(".")[:2])
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if name == "PyICU":  # what splits the words is the library that it was built with
+            import icu
+
+            version += f" ICU {icu.ICU_VERSION}"
+        return version
+    return "not installed"

@@ -217,6 +217,9 @@ def test_identities_name_the_package_that_divides_and_old_ones_stay(tmp_path):
         "anserini",
         "PyICU",
     ]
+    import icu
+
+    assert identity(BM25(analyser="icu"), prints, "index")["engines"][1].endswith(f"ICU {icu.ICU_VERSION}")
     assert set(identity(BM25(), prints, "index")) == {"class", "engines", "analyser"}
 
 

@@ -188,6 +188,23 @@ def test_an_answer_that_says_nothing_is_asked_for_again_and_then_counted() -> No
         ranked(Setwise(Judge(say=lambda right: "no"), Pick(), answer="text"), query)
 
 
+def test_the_share_that_failed_is_of_what_was_asked_and_not_of_what_might_have_been() -> None:
+    query, silent = candidates(2), Judge(say=lambda right: "no")
+    reranker = Setwise(silent, Pick(), answer="text", max_failed_answers=0.5)
+    assert reranker.calls(2) > 2, "one of so many would be less than half"
+    with pytest.raises(RunError, match="1 of 1 requests got no usable answer"):
+        ranked(reranker, query)
+
+
+def test_a_server_that_may_answer_labels_in_words_gets_room_for_them() -> None:
+    class Wordy(Judge):
+        label_tokens = 12
+
+    assert Setwise(Judge(context=1000), Pick(), children=2).budget() * 3 - Setwise(
+        Wordy(context=1000), Pick(), children=2
+    ).budget() * 3 in (9, 12)
+
+
 def test_shuffled_lists_without_an_answer_do_not_become_the_order_they_were_shown_in() -> None:
     query = candidates(15)
     reranker = Listwise(Judge(say=lambda right: "?"), Order(), permutations=4, max_failed_answers=1.0)

@@ -149,3 +149,15 @@ def test_the_encoders_settings_for_queries_build_no_new_index(tmp_path: Path) ->
 
     assert of(rescore=2) == of()
     assert of(normalize=False) != of()
+
+
+def test_faiss_is_part_of_what_it_searches_and_of_nothing_else(tmp_path):
+    names = {}
+    for name in ("doc_vectors", "doc_ids", "query_vectors", "query_ids"):
+        (tmp_path / name).write_text(name)
+        names[name] = str(tmp_path / name)
+    prints = Fingerprints(tmp_path / "prints")
+    flat, graph = Precomputed(**names), Precomputed(**names, faiss_factory="HNSW32")
+    assert identity(flat, prints, "index") == identity(graph, prints, "index")
+    assert [engine.split()[0] for engine in identity(graph, prints, "derive")["engines"]] == ["faiss"]
+    assert "engines" not in identity(flat, prints)

@@ -15,8 +15,10 @@ import pytest
 from conftest import SHARED, XQUAD, Clir, needs_shared, xquad
 
 from clir_cli.errors import DataError, LanguageError
+from clir_cli.fingerprints import Fingerprints
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.retrievers.psq import PSQ
+from clir_cli.steps import identity
 from clir_cli.text import lucene, translation_table
 from clir_cli.types import Run, Text
 
@@ -397,8 +399,20 @@ def test_settings_that_mean_nothing_are_refused(options: dict[str, Any], message
 
 
 def test_the_versions_of_what_makes_terms_are_named() -> None:
-    assert PSQ(table="t").engines == ("anserini",)
-    assert PSQ(parallel=("p",), analyser="jieba", aligner="eflomal").engines == ("anserini", "jieba", "eflomal")
+    assert PSQ(table="t").engines == PSQ(table="t").search_engines == ("anserini",)
+    aligned = PSQ(parallel=("p",), analyser="jieba", aligner="eflomal")
+    assert aligned.engines == ("jieba",), "what analyses queries and aligns does not touch the index"
+    assert aligned.search_engines == ("anserini", "eflomal")
+
+
+def test_a_table_counts_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
+    names = [tmp_path / name for name in ("a.tsv", "b.tsv", "c.tsv")]
+    for path, p in zip(names, ("1.0", "1.0", "0.5"), strict=True):
+        path.write_text(f"house\tHaus\t{p}\n")
+    prints = Fingerprints(tmp_path / "prints")
+    a, b, c = (identity(PSQ(table=str(path)), prints, "derive") for path in names)
+    assert a == b != c
+    assert "table" not in identity(PSQ(table=str(names[0])), prints, "index")
 
 
 def test_a_pair_without_a_table_is_refused_and_the_same_language_needs_none(tmp_path: Path) -> None:

@@ -546,3 +546,8 @@ def test_a_judge_after_a_cross_encoder_ranks_what_it_left_on_top(
 def test_scores_of_a_reranked_run_fall_strictly(undisturbed: tuple[Clir, Path, int]) -> None:
     for _, ranked in read_trec(undisturbed[1] / "run.trec", order="score").groupby("query_id"):
         assert ranked["score"].is_monotonic_decreasing and ranked["score"].is_unique and len(ranked) == 60
+
+
+def test_what_a_reranker_draws_follows_the_stages_seed_which_is_part_of_its_identity(clir):
+    wrong = clir("plan", "reranker=tour_rank", "reranker.seed=3", code=2)
+    assert "reranker.seed=3: what a reranker draws follows rerank.seed; set that" in wrong.stderr

@@ -301,6 +301,11 @@ class OpenAI:
             await self.server.pause(attempt, wait)
         return Answer("", error=f"{client.base_url.host}: {why} (tried {attempt + 1} times)")
 
+    @property
+    def label_tokens(self) -> int:
+        """Tokens to leave for an answer that is a label: the server may have to be read by its words."""
+        return LABEL_TOKENS
+
     def _limit(self, wanted: int | Sequence[str]) -> int:
         """Tokens that an answer may have: one for labels where the server is known to give log-probabilities."""
         if isinstance(wanted, int):

@@ -60,6 +60,10 @@ class Remembered:
     def force_length(self) -> bool:
         return isinstance(self.llm, length.Forced) and self.llm.force_length
 
+    @property
+    def label_tokens(self) -> int:
+        return getattr(self.llm, "label_tokens", 1)
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.llm.count_tokens(texts)
 

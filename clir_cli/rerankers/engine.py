@@ -196,6 +196,7 @@ class LLMReranker:
 
         judge = _Judge(self, candidates, self._shown(candidates, journal), journal)
         orders, rounds = play([self.sort(len(docs)) for _, docs in candidates], judge.answer)
+        judge.accept()
         for (query, docs), order, count in zip(candidates, orders, rounds, strict=True):
             journal.add(query.id, rounds=count, calls_at_most=self.calls(len(docs)))
             journal.add(query.id, **bias.of_languages(query.lang, [doc.lang for doc in docs], order))
@@ -237,7 +238,7 @@ class LLMReranker:
         for call in self._bare():
             fixed = count_prompts(self.llm, [self.again(call).prompt])[0]
             queries = sum(turn.content.count(_QUERY) for turn in call.prompt) + (call.continuation is not None)
-            answer = max(call.max_tokens, 1)
+            answer = self._answer_tokens(call)
             free = self.llm.context - fixed - self.query_tokens * queries - answer
             if (
                 here := free // passages - 1
@@ -251,6 +252,10 @@ class LLMReranker:
                 "  raise llm.context if the model takes more, or lower reranker.window, reranker.passage_tokens or reranker.query_tokens"
             )
         return fits if self.passage_tokens == "auto" else self.passage_tokens
+
+    def _answer_tokens(self, call: Call) -> int:
+        """Tokens to leave for the answer; a server that is asked for labels may need words instead."""
+        return call.max_tokens or getattr(self.llm, "label_tokens", 1)
 
     def _bare(self) -> list[Call]:
         """The largest request with next to nothing in it."""
@@ -326,10 +331,11 @@ class _Judge:
     ) -> None:
         self.reranker, self.candidates, self.shown, self.journal = reranker, candidates, shown, journal
         self.planned = sum(reranker.calls(len(docs)) for _, docs in candidates)
-        self.failed = 0
+        self.asked = self.failed = 0
 
     def answer(self, asked: list[tuple[int, Request]]) -> list[Any]:
         """Each (query, request) as the model settles it; as the prior order does where it does not."""
+        self.asked += len(asked)
         calls = []
         for at, request in asked:
             query, passages = self.shown[at]
@@ -380,7 +386,9 @@ class _Judge:
         """Tokens by which the longest prompt and its answer exceed the context, also when asked again."""
         reranker = self.reranker
         tokens = count_prompts(reranker.llm, [reranker.again(call).prompt for call in calls])
-        spent = [max(call.max_tokens, 1) if call.continuation is None else reranker.query_tokens for call in calls]
+        spent = [
+            reranker._answer_tokens(call) if call.continuation is None else reranker.query_tokens for call in calls
+        ]
         return max(map(sum, zip(tokens, spent, strict=True))) - reranker.llm.context
 
     def _answers(self, calls: Sequence[list[Call]]) -> list[list[Answer]]:
@@ -430,15 +438,23 @@ class _Judge:
     def _give_up(self, answers: Sequence[Answer], query_id: str) -> None:
         self.journal.add(query_id, failed=1)
         self.failed += 1
-        if self.failed > self.reranker.max_failed_answers * self.planned:
-            error = next((answer.error for answer in answers if answer.error), None)
-            why = error or f"nothing usable in {answers[-1].text[:200]!r}"
-            step = (
-                "run again to ask only for the rest" if error else "another prompt or rerank.repeat asks the model anew"
-            )
-            raise RunError(
-                f"{self.failed} of {self.planned} requests got no usable answer, more than reranker.max_failed_answers="
-                f"{self.reranker.max_failed_answers:g} allows\n"
-                f"  the last one, for query {query_id}: {why}\n"
-                f"  the answers that came are kept: {step}, or raise reranker.max_failed_answers"
-            )
+        self.last = answers, query_id
+        self._bound(self.planned)  # no number of good answers to come would make it good
+
+    def accept(self) -> None:
+        """Raise RunError if too large a share of what was asked got no usable answer."""
+        self._bound(self.asked)
+
+    def _bound(self, requests: int) -> None:
+        if self.failed <= self.reranker.max_failed_answers * requests:
+            return
+        answers, query_id = self.last
+        error = next((answer.error for answer in answers if answer.error), None)
+        why = error or f"nothing usable in {answers[-1].text[:200]!r}"
+        step = "run again to ask only for the rest" if error else "another prompt or rerank.repeat asks the model anew"
+        raise RunError(
+            f"{self.failed} of {requests} requests got no usable answer, more than reranker.max_failed_answers="
+            f"{self.reranker.max_failed_answers:g} allows\n"
+            f"  the last one, for query {query_id}: {why}\n"
+            f"  the answers that came are kept: {step}, or raise reranker.max_failed_answers"
+        )

@@ -12,7 +12,7 @@ from clir_cli.prompts.listwise import Ranking, Status
 from clir_cli.rerankers import sorting
 from clir_cli.rerankers.engine import Call, LLMReranker, OrderPrompt, Passages, Reading
 from clir_cli.rerankers.sorting import Order, Pick, Request, Sort
-from clir_cli.types import LLM, Answer, Shown, added
+from clir_cli.types import LLM, Answer, Shown, added, neutral
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Listwise(LLMReranker):
     permutations: int = added(1, 1)  # more: every list is shown in so many random orders (permutation self-consistency)
     answer: Literal["text", "labels"] = added("text", "text")
     # labels: one forward pass, passages ordered by the probability of their letter as the next token (FIRST)
-    seed: int = added(0, 0)  # of what is drawn at random
+    seed: int = neutral(0)  # of what is drawn; the stage gives its own, rerank.seed, which is part of the identity
     parsing: Literal["strict", "digits"] = added("strict", "strict")
     # of written numbers. strict: as the prompt reads them; digits: every number counts, also in chatter (see `read_digits`)
 

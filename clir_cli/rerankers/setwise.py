@@ -11,7 +11,7 @@ from clir_cli.prompts.listwise import Status
 from clir_cli.rerankers import sorting
 from clir_cli.rerankers.engine import Call, LLMReranker, Passages, PickPrompt, Reading
 from clir_cli.rerankers.sorting import Pick, Request, Sort
-from clir_cli.types import LLM, Answer, Shown
+from clir_cli.types import LLM, Answer, Shown, neutral
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Setwise(LLMReranker):
     top: int = 10
     answer: Literal["labels", "text"] = "labels"
     permutations: int = 1  # more: each set is shown in so many random orders, and the most frequent pick counts
-    seed: int = 0
+    seed: int = neutral(0)  # of what is drawn; the stage gives its own, rerank.seed, which is part of the identity
 
     def __post_init__(self) -> None:
         super().__post_init__()

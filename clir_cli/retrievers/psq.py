@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 FIRST_LINES = 1_000  # of a table, a dictionary or a parallel text that are parsed before anything runs
 SMALL = 8 << 20  # bytes of a JSON table that is parsed before anything runs
 CHUNK = 500  # documents analysed at once
-
-
-def _origin() -> Any:
-    """A file that the table is made of; its bytes count."""
-    return field(default=None, metadata={"role": "derived", "before": None, "content": True})
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,9 @@ class PSQ:
 
     analyser: str = "language"  # of documents, as retriever=bm25 has it: language, whitespace, ngramN, icu, jieba, ...
     query_analyser: str = derived("language")  # of queries, likewise
-    table: str | None = _origin()
-    dictionary: str | None = _origin()
-    parallel: tuple[str, ...] | None = _origin()  # one TSV of two columns, or two files line by line
+    table: str | None = derived(None, content=True)
+    dictionary: str | None = derived(None, content=True)
+    parallel: tuple[str, ...] | None = derived(None, content=True)  # one TSV of two columns, or two files line by line
     aligner: Literal["model1", "eflomal"] = derived("model1")
     given: Literal["query", "doc"] = derived("query")  # which side's term the probabilities are conditioned on
     table_tokens: Literal["words", "terms"] = derived("words")
@@ -120,9 +115,15 @@ class PSQ:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Whose versions decide the terms, and the table where it is aligned."""
-        kinds = {package for kind in (self.analyser, self.query_analyser) for package in analysis.engines(kind)}
-        return *sorted(kinds), *(["eflomal"] if self.parallel and self.aligner == "eflomal" else [])
+        """Whose versions decide the documents' terms."""
+        return analysis.engines(self.analyser)
+
+    @property
+    def search_engines(self) -> tuple[str, ...]:
+        """Whose versions decide the queries' terms, and the table where it is aligned."""
+        return *analysis.engines(self.query_analyser), *(
+            ["eflomal"] if self.parallel and self.aligner == "eflomal" else []
+        )
 
     # What is there -----------------------------------------------------------------------------------------------------
 
@@ -293,7 +294,7 @@ class PSQ:
                     path = None if folder is None else folder / f"{query_lang}-{doc_lang}"
                     if path is None or not path.is_dir():
                         raise DataError(
-                            f"{folder}: no table for {query_lang}-{doc_lang}; make it anew (clir run --fresh)"
+                            f"{folder}: no table for {query_lang}-{doc_lang}; delete it and give the same command again"
                         )
                     rows = translation_table.select(path, pruning, terms, self.given)
                     _say_coverage(queries, asked, query_lang, doc_lang, rows)

@@ -70,6 +70,11 @@ class SingleVector:
             raise ValueError(f"margin compares cosines, and quantize={self.quantize} has none without rescore")
 
     @property
+    def search_engines(self) -> tuple[str, ...]:
+        """Whose versions decide the result of an approximate search."""
+        return ("faiss",) if self.faiss_factory else ()
+
+    @property
     def name(self) -> str:
         """Who gives the vectors, for errors."""
         raise NotImplementedError

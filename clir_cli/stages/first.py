@@ -32,11 +32,6 @@ from clir_cli.text.passages import Passages
 from clir_cli.types import DerivingRetriever, LanguageAware, Run, ShardedRetriever, Text
 from clir_cli.views import ExpandedView, PassageView, read_queries
 
-TRANSLATE_DOCS = 2_000  # documents in a shard of translation
-CUT_DOCS = 10_000  # documents in a shard of passages
-EXPAND_TEXTS = 500  # texts in a shard of expansion
-RERANK_QUERIES = 64  # queries in a shard of reranking: their prompts are batched together
-
 
 @dataclass(frozen=True)
 class FirstStages(Units):
@@ -167,7 +162,9 @@ class FirstStages(Units):
             def search(asked: Sequence[Text], deep: int) -> Run:
                 run: Run = cfg.retriever.search(at[indexed], asked, deep, **more)
                 _check_queries(run, asked)
-                counts.update(run.attrs.get("counts", {}))
+                for name, amount in run.attrs.get("counts", {}).items():  # passages may be searched several times
+                    ratio = name.startswith("recall")  # that of the first search, of all queries
+                    counts[name] = counts.get(name, amount) if ratio else counts.get(name, 0) + amount
                 return run
 
             if isinstance(units, PassageView) and how is not None:

@@ -33,9 +33,6 @@ from clir_cli.text import passages, truncation
 from clir_cli.types import Candidates, Journal, LanguageAware
 from clir_cli.views import DocView, QueryView
 
-TRANSLATE_DOCS = 2_000  # documents in a shard of translation
-CUT_DOCS = 10_000  # documents in a shard of passages
-EXPAND_TEXTS = 500  # texts in a shard of expansion
 RERANK_QUERIES = 64  # queries in a shard of reranking: their prompts are batched together
 
 
@@ -62,6 +59,8 @@ class Stages(FirstStages):
         `first` is the ranking whose passages `rerank.unit` may mean.
         """
         reranker, dataset = cfg.reranker, cfg.dataset
+        if getattr(reranker, "seed", 0):
+            raise ConfigError(f"reranker.seed={reranker.seed}: what a reranker draws follows rerank.seed; set that")
         queries = self.query_view(cfg, "rerank")
         docs = self._seen_by_reranker(cfg, (ranking, depth))
         if isinstance(reranker, LanguageAware):
@@ -218,7 +217,7 @@ class Stages(FirstStages):
             )
             memory = self.store.memory(f"answers/{name}")
             asked = Remembered(reranker.llm, memory, name, ledger.of_step(reranker.llm, at.draft, *self.store.ledgers))
-            reranker = replace(reranker, llm=asked)
+            reranker = replace(reranker, llm=asked, **({"seed": cfg.rerank.seed} if hasattr(reranker, "seed") else {}))
         try:
             run = (
                 reranker.rerank_judged(candidates, selection.judgments(cfg))

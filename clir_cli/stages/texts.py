@@ -31,9 +31,6 @@ from clir_cli.types import Doc
 from clir_cli.views import DocView, Fields, QueryView, read_queries, write_queries
 
 TRANSLATE_DOCS = 2_000  # documents in a shard of translation
-CUT_DOCS = 10_000  # documents in a shard of passages
-EXPAND_TEXTS = 500  # texts in a shard of expansion
-RERANK_QUERIES = 64  # queries in a shard of reranking: their prompts are batched together
 
 
 @dataclass(frozen=True)

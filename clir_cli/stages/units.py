@@ -33,10 +33,8 @@ from clir_cli.text.passages import Passages
 from clir_cli.types import Doc
 from clir_cli.views import DocView, ExpandedView, PassageView
 
-TRANSLATE_DOCS = 2_000  # documents in a shard of translation
 CUT_DOCS = 10_000  # documents in a shard of passages
 EXPAND_TEXTS = 500  # texts in a shard of expansion
-RERANK_QUERIES = 64  # queries in a shard of reranking: their prompts are batched together
 
 
 @dataclass(frozen=True)
