@@ -68,10 +68,10 @@ class Transformers:
             raise ValueError("context and batch_tokens must be positive")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return model_tokens.count(self._tokenizer(), texts)
+        return model_tokens.count(self.tokenizer(), texts)
 
     def cut(self, texts: Sequence[str], tokens: int) -> list[str]:
-        return model_tokens.cut(self._tokenizer(), texts, tokens)
+        return model_tokens.cut(self.tokenizer(), texts, tokens)
 
     def count_prompts(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of each prompt as the model reads it, the chat template's included."""
@@ -83,7 +83,7 @@ class Transformers:
             return "\n\n".join(turn.content for turn in prompt)
         from jinja2 import TemplateError
 
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer()
         if self.template == "model" and not tokenizer.chat_template:
             raise ConfigError(f"{self.model} has no chat template: set llm.template=plain, or a Jinja text")
         own = {} if self.template == "model" else {"chat_template": self.template}
@@ -130,7 +130,7 @@ class Transformers:
         if not prompts:
             return []
         rows = self._read_prompts(prompts)
-        texts = self._tokenizer()(list(continuations), add_special_tokens=False, verbose=False)["input_ids"]
+        texts = self.tokenizer()(list(continuations), add_special_tokens=False, verbose=False)["input_ids"]
         if empty := [text for text, ids in zip(continuations, texts, strict=True) if not ids]:
             raise ConfigError(f"an empty text has no likelihood: {empty[0]!r}")
         self._check_length([[*row, *text] for row, text in zip(rows, texts, strict=True)], 0)
@@ -154,7 +154,7 @@ class Transformers:
 
     def _label_ids(self, prompt: str, labels: Sequence[str]) -> list[int]:
         """The token that each label is, written where an answer begins."""
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer()
         if self.kind == "seq2seq":  # an answer begins a text of its own
             ids = tokenizer([str(label) for label in labels], add_special_tokens=False)["input_ids"]
         else:
@@ -195,7 +195,7 @@ class Transformers:
     def _read_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         plain = self.template == "plain"  # a chat template writes the special tokens itself
         texts = [self.render(prompt) for prompt in prompts]
-        return list(self._tokenizer()(texts, add_special_tokens=plain, verbose=False)["input_ids"]) if texts else []
+        return list(self.tokenizer()(texts, add_special_tokens=plain, verbose=False)["input_ids"]) if texts else []
 
     def _batches(self, ids: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
         """Numbers of the prompts, longest first, as many together as `batch_tokens` holds."""
@@ -212,7 +212,7 @@ class Transformers:
     def _answer(self, ids: Sequence[Sequence[int]], max_tokens: int) -> list[Answer]:
         import torch
 
-        tokenizer, network = self._tokenizer(), self._network()
+        tokenizer, network = self.tokenizer(), self._network()
         begun = time.monotonic()
         width = max(map(len, ids))
         left = self.kind == "causal"  # a causal model goes on where the prompt ends
@@ -246,7 +246,7 @@ class Transformers:
         ends = ends if isinstance(ends, list) else [ends]
         length = next((at + 1 for at, token in enumerate(row) if token in ends), len(row))
         return Answer(
-            text=str(self._tokenizer().decode(row[:length], skip_special_tokens=True)),
+            text=str(self.tokenizer().decode(row[:length], skip_special_tokens=True)),
             prompt_tokens=prompt_tokens,
             output_tokens=length,
             seconds=seconds,
@@ -254,7 +254,7 @@ class Transformers:
             truncated=length == max_tokens and row[length - 1] not in ends and not self.force_length,
         )
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return model_tokens.load(hub.folder(self.model, self.revision))
 
     def _network(self) -> PreTrainedModel:

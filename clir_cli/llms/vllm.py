@@ -128,7 +128,7 @@ class VLLM:
         if not prompts:
             return []
         rows = self._rows(prompts, 0)
-        texts = self.reader._tokenizer()(list(continuations), add_special_tokens=False, verbose=False)["input_ids"]
+        texts = self.reader.tokenizer()(list(continuations), add_special_tokens=False, verbose=False)["input_ids"]
         if empty := [text for text, ids in zip(continuations, texts, strict=True) if not ids]:
             raise ConfigError(f"an empty text has no likelihood: {empty[0]!r}")
         whole = [[*row, *text] for row, text in zip(rows, texts, strict=True)]

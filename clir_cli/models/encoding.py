@@ -308,7 +308,7 @@ def _sentence_encoder(
         weights["key_mapping"] = _M2M100_ENCODER
     if (folder / "modules.json").exists():
         _check_kind(folder)
-        with _loading(folder, unused="pooler"):
+        with loading(folder, unused="pooler"):
             model = SentenceTransformer(str(folder), device=on, model_kwargs=weights, **own)
         if pooling != "model":
             for pool in assembly.poolings(model, f"retriever.pooling={pooling}"):
@@ -319,7 +319,7 @@ def _sentence_encoder(
             f"{folder} is a plain transformers model: nothing in it says how token vectors become a text's vector\n"
             "  say it with retriever.pooling=mean, cls, last or max, as the model was trained"
         )
-    with _loading(folder, unused="pooler"):
+    with loading(folder, unused="pooler"):
         body = modules.Transformer(
             str(folder),
             model_kwargs={**weights, **own},
@@ -362,7 +362,7 @@ def _one_score(folder: Path, dtype: DType, on: str, trust_remote_code: bool) -> 
         )
     own = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
-        with _loading(folder):
+        with loading(folder):
             model = CrossEncoder(str(folder), device=on, model_kwargs={"dtype": getattr(torch, dtype)}, **own)
     except MissingModel as error:
         if trust_remote_code or "AutoModelForSequenceClassification" not in config.get("auto_map", {}):
@@ -379,7 +379,7 @@ def _one_score(folder: Path, dtype: DType, on: str, trust_remote_code: bool) -> 
 
 
 @contextmanager
-def _loading(folder: Path, unused: str = "") -> Iterator[None]:
+def loading(folder: Path, unused: str = "") -> Iterator[None]:
     """Without the libraries' own progress bars; a folder that does not load, or only in part, is an error of ours.
 
     Weights that the folder lacks are made up at random by transformers; those whose name holds `unused` may be.

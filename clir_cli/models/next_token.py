@@ -150,7 +150,7 @@ def load(folder: Path, *, template: Template, labels: tuple[str, ...], dtype: DT
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    with encoding._loading(folder):
+    with encoding.loading(folder):
         config = AutoConfig.from_pretrained(folder)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         network = kind.from_pretrained(folder, dtype=getattr(torch, dtype), config=config)

@@ -110,7 +110,7 @@ class Dense(SingleVector):
     def check_languages(self, query_langs: Sequence[str], doc_langs: Sequence[str]) -> None:
         """Raise LanguageError for a language that is not in `languages`, or that the model has no name for."""
         for lang in [*query_langs, *doc_langs]:
-            reader = self._reader(lang)
+            reader = self.reader_of(lang)
             encoding.check_languages("retriever", reader.model, reader.languages, [lang])
             reader.language_name(lang)
 
@@ -135,15 +135,15 @@ class Dense(SingleVector):
 
         parts: dict[str, list[int]] = {}
         for i, text in enumerate(texts):
-            parts.setdefault(self._lang(text), []).append(i)
-        width = _width(self._reader(min(parts, default="")).load(task, self._together))
+            parts.setdefault(self.lang_of(text), []).append(i)
+        width = _width(self.reader_of(min(parts, default="")).load(task, self._together))
         encoded = np.empty((len(texts), width), np.float32)
         report = {"texts": len(texts), "tokens": 0, "cut": 0}
         was_cut = [False] * len(texts)
 
         def done() -> Iterator[int]:
             for lang, at in sorted(parts.items()):
-                reader = self._reader(lang)
+                reader = self.reader_of(lang)
                 loaded = reader.load(task, self._together)
                 if (found := _width(loaded)) != width:
                     raise ConfigError(f"retriever.by_lang.{lang}: vectors of {found} numbers, the others' have {width}")
@@ -237,7 +237,7 @@ class Dense(SingleVector):
             return
         yield from encoding.batches(loaded, texts, "sentence_embedding", self.batch_tokens, limit, **options)
 
-    def _lang(self, text: Text) -> str:
+    def lang_of(self, text: Text) -> str:
         """The language that decides how a text is encoded; "" where none does."""
         langs = {lang for lang, _ in text.parts}
         routed = langs & set(self.by_lang or {})
@@ -249,7 +249,7 @@ class Dense(SingleVector):
             )
         return min(langs)
 
-    def _reader(self, lang: str) -> Dense:
+    def reader_of(self, lang: str) -> Dense:
         return (self.by_lang or {}).get(lang, self)  # type: ignore[no-any-return]
 
     @property

@@ -162,8 +162,8 @@ def _merge(
         return ids[row - offset] if row >= offset else names[row]
 
     here = torch.arange(offset, offset + len(ids)).expand(len(found), -1)
-    best, at = vectors._best(torch.from_numpy(found), here, depth, name)
-    best, at = vectors._best(torch.cat([scores, best], 1), torch.cat([rows, at], 1), depth, name)
+    best, at = vectors.best_rows(torch.from_numpy(found), here, depth, name)
+    best, at = vectors.best_rows(torch.cat([scores, best], 1), torch.cat([rows, at], 1), depth, name)
     left = {row: name(row) for row in torch.unique(at).tolist()}
     names.clear()
     names.update(left)

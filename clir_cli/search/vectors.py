@@ -243,14 +243,14 @@ class _Best:
 
     def _merge(self) -> None:
         used = int(self.held.max())
-        scores, rows = _best(self.scores[:, :used], self.rows[:, :used], self.depth, self.names)
+        scores, rows = best_rows(self.scores[:, :used], self.rows[:, :used], self.depth, self.names)
         self.scores[:, : self.depth], self.rows[:, : self.depth] = scores, rows
         self.scores[:, self.depth :] = -float("inf")
         self.lowest = scores.amin(1, keepdim=True)
         self.held.fill_(self.depth)
 
 
-def _best(
+def best_rows(
     scores: torch.Tensor, rows: torch.Tensor, depth: int, name: Callable[[int], str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The `depth` largest scores of every query, in no order, and their rows; ties at the cut go to the larger names."""

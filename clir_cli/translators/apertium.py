@@ -54,7 +54,7 @@ class Apertium(Pieced):
         installed = _installed(self.program)
         if _chain(source, target, installed):
             return None
-        packages = next((p for chain in _chains(source, target) if (p := _missing(chain, installed))), None)
+        packages = next((p for chain in chains(source, target) if (p := lacking(chain, installed))), None)
         have = ", ".join(f"{s}-{t}" for s, t in product(LANGUAGES, repeat=2) if _chain(s, t, installed))
         return f"apertium does not translate {source} to {target} here; installed: {have or 'nothing'}\n  " + (
             f"apt-get install apertium {packages}" if packages else "no Debian package has this direction"
@@ -81,7 +81,7 @@ class Apertium(Pieced):
 # Modes ----------------------------------------------------------------------------------------------------------------
 
 
-def _chains(source: str, target: str) -> list[tuple[str, ...]]:
+def chains(source: str, target: str) -> list[tuple[str, ...]]:
     """The modes that would translate source to target one after another, the most specific first."""
     cyrillic = language(source).script == "Cyrl"
     pairs = product(language(source).apertium, language(target).apertium)
@@ -91,10 +91,10 @@ def _chains(source: str, target: str) -> list[tuple[str, ...]]:
 
 
 def _chain(source: str, target: str, installed: frozenset[str]) -> tuple[str, ...] | None:
-    return next((chain for chain in _chains(source, target) if installed.issuperset(chain)), None)
+    return next((chain for chain in chains(source, target) if installed.issuperset(chain)), None)
 
 
-def _missing(chain: tuple[str, ...], installed: frozenset[str]) -> str | None:
+def lacking(chain: tuple[str, ...], installed: frozenset[str]) -> str | None:
     """The Debian packages that would complete the chain; None if Debian has none for some mode."""
     packages = [_PACKAGES.get(mode) for mode in chain if mode not in installed]
     return None if None in packages else " ".join(dict.fromkeys(map(str, packages)))

@@ -57,8 +57,8 @@ def _apertium(code: str, forward: bool) -> list[str]:
     from clir_cli.translators import apertium
 
     def reaches(source: str, target: str) -> bool:
-        chains = apertium._chains(source, target)
-        return any(apertium._missing(chain, frozenset()) is not None for chain in chains)
+        chains = apertium.chains(source, target)
+        return any(apertium.lacking(chain, frozenset()) is not None for chain in chains)
 
     others = [other for other, row in LANGUAGES.items() if row.apertium and other != code]
     return [other for other in others if reaches(*((code, other) if forward else (other, code)))]

@@ -78,7 +78,7 @@ def _reranker(cfg: Config) -> Iterator[str]:
 
 def encoder_lines(dense: Dense, text: Text, task: Task) -> list[str]:
     """What an encoder is given for one text and what it says; refuses a missing template and padding that is read."""
-    reader = dense._reader(dense._lang(text))
+    reader = dense.reader_of(dense.lang_of(text))
     loaded = reader.load(task)
     options = reader.prepare(loaded, task, text.lang)
     prefix, suffix, limit = options["prompt"], reader.suffix(task), reader.limit(loaded, task)
