@@ -39,13 +39,16 @@ def ranked(rows: pd.DataFrame, tie_break: TieBreak = "doc_id") -> Run:
     `tie_break="hash"` orders ties by a hash of the two ids instead: ids that begin with a language code then favour no
     language. Queries keep the order of their first row.
     """
-    rows = rows.assign(at=pd.factorize(rows["query_id"])[0])
-    if tie_break == "hash":
-        rows["tie"] = [_hash(q, d) for q, d in zip(rows["query_id"], rows["doc_id"], strict=True)]
-    else:
-        rows["tie"] = rows["doc_id"]
-    rows = rows.sort_values(["at", "score", "tie"], ascending=[True, False, False], kind="stable")
-    return _numbered(rows)
+    at, scores = pd.factorize(rows["query_id"])[0], rows["score"].to_numpy(float)
+    order = np.lexsort((-scores, at))
+    docs, queries = rows["doc_id"].to_numpy(), rows["query_id"].to_numpy()
+    same = (at[order][1:] == at[order][:-1]) & (scores[order][1:] == scores[order][:-1])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    for begin, last in edges.reshape(-1, 2):  # ids are compared only where scores are equal
+        tied = order[begin : last + 1]
+        tied = sorted(tied, key=lambda i: _hash(queries[i], docs[i]) if tie_break == "hash" else docs[i], reverse=True)
+        order[begin : last + 1] = tied
+    return _numbered(rows.iloc[order])
 
 
 def cut(run: Run, depth: int) -> Run:
