@@ -41,12 +41,12 @@ def ranked(rows: pd.DataFrame, tie_break: TieBreak = "doc_id") -> Run:
     """
     at, scores = pd.factorize(rows["query_id"])[0], rows["score"].to_numpy(float)
     order = np.lexsort((-scores, at))
-    docs, queries = rows["doc_id"].to_numpy(), rows["query_id"].to_numpy()
+    docs, queries = rows["doc_id"].tolist(), rows["query_id"].tolist()
     same = (at[order][1:] == at[order][:-1]) & (scores[order][1:] == scores[order][:-1])
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     for begin, last in edges.reshape(-1, 2):  # ids are compared only where scores are equal
-        tied = order[begin : last + 1]
-        tied = sorted(tied, key=lambda i: _hash(queries[i], docs[i]) if tie_break == "hash" else docs[i], reverse=True)
+        tied = order[begin : last + 1].tolist()
+        tied.sort(key=lambda i: _hash(queries[i], docs[i]) if tie_break == "hash" else docs[i], reverse=True)
         order[begin : last + 1] = tied
     return _numbered(rows.iloc[order])
 
