@@ -130,14 +130,14 @@ def search_exact(
     if not len(queries):
         return as_run([], [], [])
     shards = shard_folders(folder)
-    ends = [0, *itertools.accumulate(len(read_vectors(shard)) for shard in shards)]
+    opened = [read_vectors(shard) for shard in shards]
+    ends = [0, *itertools.accumulate(map(len, opened))]
     query = torch.from_numpy(queries).to(device)
     size = _block(len(queries), queries.shape[1], device)
     block = torch.empty(size, queries.shape[1], device=device)
     products = torch.empty(len(queries), size, device=device)
     best = _Best(len(queries), min(depth, ends[-1]), size, device, _Names(shards, ends))
-    for shard, first in zip(shards, ends, strict=False):
-        vectors = read_vectors(shard)
+    for vectors, first in zip(opened, ends, strict=False):
         check_dimensions(folder, queries, vectors)
         for start in range(0, len(vectors), size):
             part = _tensor(vectors[start : start + size])
