@@ -201,10 +201,10 @@ class Ledger:
             self._taken = self._taken.plus(Amount(*amount)).minus(before)
 
 
-def of_step(llm: object, draft: Path, *others: Ledger) -> tuple[Ledger, ...]:
-    """The ledgers that a step pays from: its own, in its folder, where `llm` has a budget; and the sweep's."""
+def of_step(llm: object, draft: Path | None, *others: Ledger) -> tuple[Ledger, ...]:
+    """The ledgers that a step pays from: its own, in its folder if it has one, where `llm` has a budget; and the sweep's."""
     if isinstance(llm, Budgeted) and llm.budget:
-        return (Ledger(draft / "ledger.jsonl", llm.budget), *others)
+        return (Ledger(draft and draft / "ledger.jsonl", llm.budget), *others)
     return others
 
 

@@ -363,3 +363,20 @@ def test_without_a_price_the_dollars_of_a_step_are_empty_and_not_nothing(clir: C
 
 def test_a_budget_error_is_a_run_s_error() -> None:
     assert issubclass(OverBudget, RunError) and OverBudget.exit_code == 1
+
+
+def test_translating_with_a_served_model_is_paid_for_as_reranking_is(clir: Clir, serve: Any) -> None:
+    judge, _ = serve(JudgeServer(usage=(1000, 20, 400), say=lambda ideal: "ein Wort"))
+    asked = [
+        "retriever=bm25_qt", "dataset.query_lang=ru", "dataset.limit_queries=6", "translator=llm", "llm=openai", "llm.model=judge",
+        f"llm.base_url={judge.url}", "llm.backoff=0.001", "llm.max_concurrency=2", "llm.price={input:2,output:8}",
+    ]  # fmt: skip
+    done = clir("run", *asked, "--max-calls", "3", code=1)
+    assert "--max-calls=3 would be exceeded" in done.stderr and len(judge.requests) == 3
+    assert "llm.max_calls=4 would be exceeded" in clir("run", *asked, "llm.max_calls=4", code=1).stderr
+    clir.experiment(*asked, "llm.max_calls=100")
+    said = [json.dumps(body["messages"]) for body in judge.requests]
+    assert len(set(said)) == len(said), "no sentence was paid for twice"
+    (record,) = (clir.runs / "steps" / "translate").glob("*/step.json")
+    counts = json.loads(record.read_text())["counts"]
+    assert counts["usd"] + counts["usd_from_cache"] == pytest.approx(len(said) * (1000 * 2 + 20 * 8) / 1e6)

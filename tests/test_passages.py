@@ -414,6 +414,20 @@ def test_every_passage_of_a_candidate_is_scored_and_the_scores_aggregated(
         assert score == pytest.approx({"max": max(each), "mean": sum(each) / len(each)}[aggregate], abs=1e-4)
 
 
+def test_passages_are_cut_by_the_rerankers_own_tokens(root: Path, judge: list[str]) -> None:
+    from transformers import AutoTokenizer
+
+    how = ["rerank.passages={unit:tokens,window:24}", "rerank.unit=passages", "rerank.aggregate=max"]
+    folder = run(root, "retriever=bm25_qt", "rerank.depth=4", "rerank.tail=cut", *judge, *how)
+    ranked = runs.read_trec(folder / "run.trec")
+    topics, docs = demo("de")
+    tokenizer = AutoTokenizer.from_pretrained(judge[1].partition("=")[2])
+    query, doc, score = ranked["query_id"][0], ranked["doc_id"][0], ranked["score"][0]
+    (spans,) = Passages("tokens", 24).cut([docs[doc]], lambda texts: passages.token_spans(tokenizer, texts))
+    assert len(spans) > 1
+    assert score == pytest.approx(max(scores(judge, [(topics[query], docs[doc][a:b]) for a, b in spans])), abs=1e-4)
+
+
 def test_a_reranking_is_known_by_the_passages_that_it_was_shown(root: Path, judge: list[str]) -> None:
     def rerank_key(*first: str) -> str | None:
         overrides = ["rerank.depth=5", *judge, "rerank.unit=best_passage", *first]

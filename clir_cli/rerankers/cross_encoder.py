@@ -13,7 +13,7 @@ from clir_cli.errors import ConfigError, LanguageError, RunError
 from clir_cli.files import read_json
 from clir_cli.models import assembly, encoding, hub
 from clir_cli.models.composition import Composition
-from clir_cli.text import truncation
+from clir_cli.text import passages, truncation
 from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import Candidates, Journal, Run, Text, added, model, neutral
 
@@ -64,6 +64,15 @@ class PairReranker:
     def check_languages(self, query_langs: Sequence[str], doc_langs: Sequence[str]) -> None:
         """Raise LanguageError for a language that is not in `languages`."""
         encoding.check_languages("reranker", self.model, self.languages, [*query_langs, *doc_langs])
+
+    def token_spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Where the tokens of each text are, for passages of tokens. ConfigError for a slow tokenizer."""
+        from transformers import AutoTokenizer
+
+        folder = hub.folder(self.model, self.revision)
+        with encoding.loading(folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+        return passages.token_spans(tokenizer, texts)
 
     def rerank(self, candidates: Sequence[Candidates], journal: Journal) -> Run:
         """The candidates of every query by falling score, equal scores by doc_id descending.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from clir_cli.stages.common import (
     tell,
 )
 from clir_cli.stages.first import FirstStages
-from clir_cli.steps import Counts, Ranking, Shards, Step, digest, identity
+from clir_cli.steps import Counts, Ranking, Shards, Step, identity
 from clir_cli.store import At
 from clir_cli.text import passages, truncation
 from clir_cli.types import Candidates, Journal, LanguageAware
@@ -206,27 +206,12 @@ class Stages(FirstStages):
                 Candidates(q, [doc._replace(id=d) for d, doc in zip(lists[q.id], docs, strict=True)])
                 for q, docs in documents
             ]
-        journal, reranker = Journal(), cfg.reranker
-        memory = asked = None
-        if any(f.name == "llm" for f in fields(reranker)):
-            from clir_cli import ledger  # it brings asyncio
-            from clir_cli.llms.remembered import Remembered
-
-            name = digest(
-                {"llm": identity(reranker.llm, self.store.prints), "repeat": cfg.rerank.repeat, "seed": cfg.rerank.seed}
-            )
-            memory = self.store.memory(f"answers/{name}")
-            asked = Remembered(reranker.llm, memory, name, ledger.of_step(reranker.llm, at.draft, *self.store.ledgers))
-            reranker = replace(reranker, llm=asked, **({"seed": cfg.rerank.seed} if hasattr(reranker, "seed") else {}))
-        try:
-            run = (
-                reranker.rerank_judged(candidates, selection.judgments(cfg))
-                if isinstance(reranker, JudgedReranker)
-                else reranker.rerank(candidates, journal)
-            )
-        finally:
-            if memory is not None:
-                memory.close()
+        journal, drawn = Journal(), {"seed": cfg.rerank.seed} if hasattr(cfg.reranker, "seed") else {}
+        with self.remembering(replace(cfg.reranker, **drawn), at.draft, cfg.rerank.repeat, cfg.rerank.seed) as reranker:
+            if isinstance(reranker, JudgedReranker):
+                run = reranker.rerank_judged(candidates, selection.judgments(cfg))
+            else:
+                run = reranker.rerank(candidates, journal)
         if shown is not None and shown.how is not None:
             run, _ = passages.aggregated(run, shown.how, {}, None, "doc_id")
         reranking.write_shard(run, documents, journal, folder)
@@ -235,7 +220,7 @@ class Stages(FirstStages):
             "documents": sum(len(c.docs) for c in documents),
             **({"passages": sum(len(c.docs) for c in candidates)} if candidates is not documents else {}),
             **reranking.totals(journal),
-            **({} if asked is None else asked.costs()),
+            **(reranker.llm.costs() if hasattr(reranker, "llm") else {}),
         }
 
 

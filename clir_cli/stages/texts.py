@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +163,7 @@ class Texts:
                 docs = list(store.rows(begin, begin + TRANSLATE_DOCS))
             else:
                 docs = list(store.find(wanted[begin : begin + TRANSLATE_DOCS]).values())
-            rows, counts = self._translate([d.fields for d in docs], translator, source, target)
+            rows, counts = self._translate([d.fields for d in docs], translator, source, target, at.draft)
             shown = [
                 doc._replace(fields={name: made.text for name, made in row.items()}, lang=target)
                 for doc, row in zip(docs, rows, strict=True)
@@ -203,7 +203,7 @@ class Texts:
                 counts: Counts = {"missing": missing}
                 tell(counts, label, {"missing": f"topics without a translation ({translator.missing})"})
             else:
-                translated, counts = self._translate([q.fields for q in queries], translator, source, target)
+                translated, counts = self._translate([q.fields for q in queries], translator, source, target, at.draft)
                 fields = [{name: made.text for name, made in row.items()} for row in translated]
                 rows = [q._replace(fields=f, lang=target) for q, f in zip(queries, fields, strict=True)]
                 _tell_translated([counts], label)
@@ -270,15 +270,35 @@ class Texts:
         return said
 
     @contextmanager
-    def way(self, translator: Any, source: str, target: str) -> Iterator[list[translation.Leg]]:
+    def way(
+        self, translator: Any, source: str, target: str, draft: Path | None = None
+    ) -> Iterator[list[translation.Leg]]:
         """The directions that lead from source to target, each with this store's memory of it."""
         with ExitStack() as stack:
             found = []
             for leg in self._legs(translator, source, target):
                 name = digest(self._leg(leg))
                 memory = stack.enter_context(closing(self.store.memory(f"translations/{name}")))
-                found.append(leg._replace(memory=memory, identity=name))
+                remembering = stack.enter_context(self.remembering(leg.translator, draft))
+                found.append(leg._replace(translator=remembering, memory=memory, identity=name))
             yield found
+
+    @contextmanager
+    def remembering(self, part: Any, draft: Path | None, repeat: int = 0, seed: int = 0) -> Iterator[Any]:
+        """The component with its language model's answers kept over all experiments, and paid for.
+
+        They are paid out of the model's own budget, whose ledger is in the step's `draft`, and of the sweep's.
+        """
+        if not any(f.name == "llm" for f in fields(part)):
+            yield part
+            return
+        from clir_cli import ledger  # it brings asyncio
+        from clir_cli.llms.remembered import Remembered
+
+        name = digest({"llm": identity(part.llm, self.store.prints), "repeat": repeat, "seed": seed})
+        with closing(self.store.memory(f"answers/{name}")) as memory:
+            ledgers = ledger.of_step(part.llm, draft, *self.store.ledgers)
+            yield replace(part, llm=Remembered(part.llm, memory, name, ledgers))
 
     def open_models(self, translator: Any, source: str, target: str) -> list[str]:
         """The hub models of a translation whose revision is to be resolved."""
@@ -286,14 +306,17 @@ class Texts:
         return [found.model for found in pending(meanings) if found.model]
 
     def _translate(
-        self, rows: Sequence[Mapping[str, str]], translator: Any, source: str, target: str
+        self, rows: Sequence[Mapping[str, str]], translator: Any, source: str, target: str, draft: Path
     ) -> tuple[list[dict[str, translation.Translated]], Counts]:
         """Field by field: title and body are translated and stored apart."""
-        texts = [text for row in rows for text in row.values()]
-        with self.way(translator, source, target) as way:
+        texts, usd = [text for row in rows for text in row.values()], dict[str, float]()
+        with self.way(translator, source, target, draft) as way:
             translated, counts = translation.translate_through(texts, way)
+            for leg in way:
+                for name, amount in leg.translator.llm.costs().items() if hasattr(leg.translator, "llm") else ():
+                    usd[name] = usd.get(name, 0) + amount
         given = iter(translated)
-        return [{name: next(given) for name in row} for row in rows], asdict(counts)
+        return [{name: next(given) for name in row} for row in rows], {**asdict(counts), **usd}
 
     # Views ------------------------------------------------------------------------------------------------------------
 

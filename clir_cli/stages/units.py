@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from clir_cli.stages.common import (
     unchanged,
 )
 from clir_cli.stages.texts import Texts
-from clir_cli.steps import Counts, Needs, Shards, Step, digest, identity, model_identity
+from clir_cli.steps import Counts, Needs, Shards, Step, identity, model_identity
 from clir_cli.store import At
 from clir_cli.text import passages, truncation
 from clir_cli.text.expansion import Expansion, ProvidedQueries, check_aggregate, to_fields
@@ -166,18 +165,7 @@ class Units(Texts):
 
         def shard(at: At, i: int, folder: Path) -> Counts:
             texts = list(units.read(at, i * EXPAND_TEXTS, (i + 1) * EXPAND_TEXTS))
-            with ExitStack() as stack:
-                writer = how
-                if hasattr(how, "llm"):
-                    from clir_cli import ledger  # it brings asyncio
-                    from clir_cli.llms.remembered import Remembered
-
-                    name = digest({"llm": identity(how.llm, self.store.prints), "repeat": 0, "seed": 0})
-                    memory = stack.enter_context(closing(self.store.memory(f"answers/{name}")))
-                    writer = replace(
-                        how,
-                        llm=Remembered(how.llm, memory, name, ledger.of_step(how.llm, at.draft, *self.store.ledgers)),
-                    )
+            with self.remembering(how, at.draft) as writer:
                 found, counts = writer.write(texts, langs)
             rows = ([text.id, to_fields(of), ""] for text, of in zip(texts, found, strict=True))
             with (folder / "docs.jsonl").open("w", encoding="utf-8") as out:
