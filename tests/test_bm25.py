@@ -237,6 +237,19 @@ def test_whitespace_lower_cases_yoruba_and_hausa(tmp_path, lang, word, asked):
     assert found(rank(BM25(analyser="whitespace"), docs, [text("q", lang, asked)], tmp_path), "q") == ["it"]
 
 
+def test_anserinis_analyser_for_african_languages_keeps_capitals(tmp_path):
+    from jnius import autoclass
+
+    lucene.start()
+    texts = ["Ìjọba Ekiti ti fún àwọn olùkọ́ Ní ilé", "Shugaban ƙasa Tinubu, ya ce: \"Ba za mu yarda ba\"."]
+    theirs = autoclass("org.apache.lucene.analysis.core.WhitespaceAnalyzer")()
+    for text_ in texts:
+        assert lucene.terms(lucene.analyser("whitespace_cased"), text_) == lucene.terms(theirs, text_) == text_.split()
+    docs = [text("it", "yo", "Ìjọba Ekiti")]
+    cased = BM25(analyser="whitespace_cased")
+    assert found(rank(cased, docs, [text("q", "yo", "ìjọba")], tmp_path), "q") == []
+
+
 def test_a_language_code_analyses_every_text_as_that_language(tmp_path):
     docs = [text("fr", "fr", "dogs"), text("sw", "sw", "dog")]
     assert set(found(rank(BM25(analyser="en"), docs, [text("q", "de", "Dog")], tmp_path), "q")) == {"fr", "sw"}

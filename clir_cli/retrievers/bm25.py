@@ -40,7 +40,7 @@ class BM25:
     """
 
     analyser: str = "language"
-    # "language": Lucene's for the text's language · "whitespace": lower-cased words · "ngram4" (any N): lower-cased
+    # "language": Lucene's for the text's language · "whitespace": lower-cased words, "whitespace_cased": as Anserini has ha so sw yo · "ngram4" (any N): lower-cased
     # character N-grams · a language code: Lucene's of that language for every text · "icu": words by Unicode's rules and
     # ICU's dictionaries, any language · "jieba" zh, "pythainlp" th, "fugashi" ja, "kiwipiepy" ko: that language's own
     # segmenter · "hf": the pieces of `tokenizer` (analysis.py says what each does)

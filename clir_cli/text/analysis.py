@@ -4,6 +4,7 @@ A kind of analyser is named by one word:
 
     a language code    Lucene's analyser of that language: stop words out, stemmed
     whitespace         words between white space, lower-cased (Lucene)
+    whitespace_cased   the same, but not lower-cased: what Anserini has for ha so sw yo
     ngram4 (any N)     character N-grams, lower-cased (Lucene)
     icu                words by the rules of Unicode (UAX 29); by ICU's dictionaries in Chinese, Japanese, Thai, Khmer,
                        Lao and Burmese, which write no space between words. NFKC_Casefold; nothing is stemmed, accents,

@@ -30,6 +30,7 @@ Java: TypeAlias = Any  # an object or class behind jnius, which has no types
 OLDEST_JAVA = 21  # what Anserini 1.7 is compiled for
 CHUNK = 100  # queries per Java call: Ctrl-C is heard between two calls
 BATCH = 100  # documents per Java call
+CASED = "whitespace_cased"  # words as they are: Anserini's for ha so sw yo, of its published CIRAL and MIRACL runs
 TERMS = "terms"  # the analyser of text that is terms already, with TERM_END after each
 TERM_END = "\x1f"  # "unit separator": every tokenizer drops it, so no term holds it
 TERM_CHARS = 255  # of a term, as Lucene's tokenizers have it
@@ -110,8 +111,8 @@ def check_analyser(kind: str) -> None:
 
 
 def is_rule(kind: str) -> bool:
-    """Whether a kind of analyser is one for any language: "whitespace" or "ngramN"."""
-    return kind == "whitespace" or _gram(kind) is not None
+    """Whether a kind of analyser is one for any language: "whitespace", "whitespace_cased" or "ngramN"."""
+    return kind in ("whitespace", CASED) or _gram(kind) is not None
 
 
 def choices(lang: str) -> str:
@@ -223,7 +224,7 @@ def _java_errors(doing: str) -> Iterator[None]:
 
 
 def analyser(kind: str) -> Java:
-    """A new Lucene Analyzer: of a language code, "whitespace" or "ngramN" (both lower-cased), or of TERMS.
+    """A new Lucene Analyzer: of a language code, "whitespace" or "ngramN" (both lower-cased), CASED, or of TERMS.
 
     Of character N-grams a text shorter than N has none.
     """
@@ -231,8 +232,8 @@ def analyser(kind: str) -> Java:
 
     if kind == TERMS:
         return _custom("pattern", pattern=TERM_END)
-    if kind == "whitespace":
-        return _custom("whitespace", "lowercase")
+    if kind in ("whitespace", CASED):
+        return _custom("whitespace", *(["lowercase"] if kind != CASED else []))
     if size := _gram(kind):
         return _custom("ngram", "lowercase", minGramSize=str(size), maxGramSize=str(size))
     check_analyser(kind)
@@ -449,6 +450,27 @@ class _Adder:
         for field in (name, order, *contents):
             document.add(field)
         return document, name, order, contents
+
+
+def statistics(folder: Path) -> dict[str, int]:
+    """documents, non_empty (documents with a term) and terms (occurrences of all terms) of an index, as Anserini counts them."""
+    from jnius import autoclass
+
+    start()
+    with _java_errors(f"opening the index {folder}"):
+        path = autoclass("java.nio.file.Paths").get(str(folder))
+        reader = autoclass("org.apache.lucene.index.DirectoryReader").open(
+            autoclass("org.apache.lucene.store.FSDirectory").open(path)
+        )
+        try:
+            found = {
+                "documents": int(reader.numDocs()),
+                "non_empty": int(reader.getDocCount("contents")),
+                "terms": int(reader.getSumTotalTermFreq("contents")),
+            }
+        finally:
+            reader.close()
+    return found
 
 
 class Feedback(NamedTuple):
