@@ -1,13 +1,15 @@
 """Is one run better than another on these topics? Paired tests, their correction, and how large the difference is.
 
-A sample is the difference between two runs topic by topic: an array (topics,) in the same order of topics.
-Smucker et al. 2007 compare the tests for retrieval.
+A sample holds the differences between two runs topic by topic. Over several collections or language pairs the statistic is
+the mean over these parts of their means over topics; a topic that several parts share (parallel topics) is one observation.
+Smucker et al. 2007 compare the tests for retrieval, Sakai 2014 says why intervals and effect sizes belong to them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -20,57 +22,162 @@ if TYPE_CHECKING:
     Floats: TypeAlias = NDArray[np.float64]
 
 TestName: TypeAlias = Literal["t", "randomisation", "bootstrap"]
+Correction: TypeAlias = Literal["holm", "bonferroni", "bh", "none"]
+Deltas: TypeAlias = Mapping[Hashable, float]  # topic -> difference of its two scores
 SAMPLES = 10_000  # sign flips or resamples; the smallest p-value they can give is 1 / (SAMPLES + 1)
 EXACT = 12  # topics up to which all 2^n sign flips are tried instead
+EQUAL = 1e-12  # scores closer than this are the same sum in another order
 _BLOCK = 1_000_000  # numbers drawn at once
 
 
-def paired_t_test(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p-value of Student's paired t-test, in [0, 1]; a and b are (topics,) in one order.
+# Samples ---------------------------------------------------------------------------------------------------------------
 
-    1 where no topic differs, and where there are fewer than two topics. Raises DataError for NaN or unequal lengths.
+
+@dataclass(frozen=True)
+class Sample:
+    """The differences of two runs, topic by topic, as what each topic adds to the mean difference.
+
+    Strata share no topic: they are independent of each other, and so are the topics within one.
+    """
+
+    shares: tuple[Floats, ...]  # per stratum (topics,): all together sum to the mean difference
+    centred: tuple[Floats, ...]  # the same with every part's mean taken off: what the null hypothesis sees
+
+    @property
+    def difference(self) -> float:
+        return math.fsum(share for stratum in self.shares for share in stratum.tolist())
+
+    @property
+    def topics(self) -> int:
+        return sum(map(len, self.shares))
+
+    @property
+    def varies(self) -> bool:
+        """Whether every stratum has the two topics that a variance needs."""
+        return min(map(len, self.shares)) > 1
+
+    @property
+    def zero(self) -> bool:
+        """Whether no topic differs."""
+        return not any(stratum.any() for stratum in (*self.shares, *self.centred))
+
+
+def sample(parts: Sequence[tuple[float, Deltas]]) -> Sample:
+    """The sample of one or more (weight, differences by topic), such as one part per language pair.
+
+    The same key in two parts is the same topic. With one part this is the plain paired sample; with parts over the same
+    topics their mean, topic by topic; with parts that share no topic they are strata.
+    """
+    import numpy as np
+
+    if not parts or not all(deltas for _, deltas in parts):
+        raise DataError("a paired test needs at least one topic")
+    whole = math.fsum(weight for weight, _ in parts)
+    added: dict[Hashable, list[tuple[float, float]]] = {}
+    stratum: dict[Hashable, int] = {}  # topic -> number of its stratum
+    for number, (weight, deltas) in enumerate(parts):
+        if not all(map(math.isfinite, deltas.values())):
+            raise DataError("a paired test got a score that is NaN or infinite")
+        mean = math.fsum(deltas.values()) / len(deltas)
+        factor = weight / whole / len(deltas)
+        met = {stratum[topic] for topic in deltas if topic in stratum}
+        if met:
+            stratum = {topic: number if s in met else s for topic, s in stratum.items()}
+        for topic, delta in deltas.items():
+            stratum[topic] = number
+            added.setdefault(topic, []).append((factor * delta, factor * (delta - mean)))
+    strata: dict[int, list[tuple[float, float]]] = {}
+    for topic, number in stratum.items():
+        shares, centred = zip(*added[topic], strict=True)
+        strata.setdefault(number, []).append((math.fsum(shares), math.fsum(centred)))
+    columns = [tuple(np.array(column) for column in zip(*pairs, strict=True)) for pairs in strata.values()]
+    return Sample(tuple(shares for shares, _ in columns), tuple(centred for _, centred in columns))
+
+
+def paired(a: ArrayLike, b: ArrayLike) -> Sample:
+    """The sample of a - b, two arrays (topics,) in one order of topics. DataError for NaN or unequal lengths."""
+    import numpy as np
+
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise DataError(f"a paired test needs the same topics on both sides, got {first.shape} and {second.shape}")
+    return sample(
+        [(1.0, {i: delta(x, y) for i, (x, y) in enumerate(zip(first.tolist(), second.tolist(), strict=True))})]
+    )
+
+
+def delta(new: float, old: float) -> float:
+    """new - old; 0 where the two are one number but for rounding."""
+    return 0.0 if abs(new - old) <= EQUAL else new - old
+
+
+# Tests -----------------------------------------------------------------------------------------------------------------
+
+
+def t_test(sample: Sample) -> float:
+    """Two-sided p-value of Student's t-test of a mean difference of 0, in [0, 1].
+
+    Strata keep their own variances (Welch-Satterthwaite degrees of freedom). 1 where no topic differs, and where a
+    stratum has fewer than two topics.
     """
     from scipy import stats
 
-    d = _differences(a, b)
-    if len(d) < 2 or not d.any():
+    if not sample.varies or sample.zero:
         return 1.0
-    spread = d.std(ddof=1)
-    if spread <= 1e-12 * abs(d.mean()):  # all topics differ alike
+    error, freedom = _standard_error(sample)
+    if error == 0:  # all topics differ alike
         return 0.0
-    return float(2 * stats.t.sf(abs(d.mean()) / (spread / math.sqrt(len(d))), len(d) - 1))
+    return float(2 * stats.t.sf(abs(sample.difference) / error, freedom))
 
 
-def randomisation_test(a: ArrayLike, b: ArrayLike, seed: int = 0) -> float:
+def _standard_error(sample: Sample) -> tuple[float, float]:
+    """Of the mean difference, and its degrees of freedom; 0 where all topics differ alike.
+
+    Within a stratum what a topic adds to several parts varies together (a cluster-robust estimate); with one part, or
+    parts over the same topics, it is the textbook's s / sqrt(n) of the (mean) differences.
+    """
+    found = [(len(u) / (len(u) - 1) * float(u @ u), len(u) - 1) for u in sample.centred]
+    variance = math.fsum(v for v, _ in found)
+    if math.sqrt(variance * sample.topics) <= EQUAL * abs(sample.difference):
+        return 0.0, math.inf
+    if variance == 0:
+        return 0.0, math.inf
+    return math.sqrt(variance), variance**2 / math.fsum(v**2 / df for v, df in found)
+
+
+def flip_test(sample: Sample, seed: int = 0) -> float:
     """Two-sided p-value of Fisher's randomisation test: how often flipped signs give a mean difference as large.
 
-    Exact up to 12 topics; else 10,000 seeded flips, the observed one counted among them (so it is never 0).
+    A topic's sign is flipped in all parts at once. Exact up to 12 topics; else 10,000 seeded flips, the observed one
+    counted among them (so it is never 0).
     """
     import numpy as np
 
-    d = _differences(a, b)
-    observed = abs(d.sum()) * (1 - 1e-9)  # sums of the same numbers in another order are equal
-    if len(d) <= EXACT:
-        flips = (np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1) * 2 - 1  # (2^n, topics), each -1 or 1
-        return float(np.mean(np.abs(flips @ d) >= observed))
+    shares = np.concatenate(sample.shares)
+    observed = abs(shares.sum()) * (1 - 1e-9)  # sums of the same numbers in another order are equal
+    if len(shares) <= EXACT:
+        flips = (np.arange(2 ** len(shares))[:, None] >> np.arange(len(shares)) & 1) * 2 - 1  # (2^n, topics), -1 or 1
+        return float(np.mean(np.abs(flips @ shares) >= observed))
     rng, extreme = np.random.default_rng(seed), 1
-    for size in _blocks(len(d)):
-        extreme += int(np.sum(np.abs((rng.integers(0, 2, (size, len(d))) * 2 - 1) @ d) >= observed))
+    for size in _blocks(len(shares)):
+        extreme += int(np.sum(np.abs((rng.integers(0, 2, (size, len(shares))) * 2 - 1) @ shares) >= observed))
     return extreme / (SAMPLES + 1)
 
 
-def bootstrap_test(a: ArrayLike, b: ArrayLike, seed: int = 0) -> float:
-    """Two-sided p-value of the bootstrap shift test: 10,000 seeded resamples of the differences, centred on 0."""
+def shift_test(sample: Sample, seed: int = 0) -> float:
+    """Two-sided p-value of the bootstrap shift test: 10,000 seeded resamples of the differences, centred on 0.
+
+    Topics are drawn within their stratum.
+    """
     import numpy as np
 
-    d = _differences(a, b)
-    if not d.any():
+    if sample.zero:
         return 1.0
-    centred, observed = d - d.mean(), abs(d.mean()) * (1 - 1e-9)
+    observed = abs(sample.difference) * (1 - 1e-9)
     rng, extreme = np.random.default_rng(seed), 1
-    for size in _blocks(len(d)):
-        drawn = centred[rng.integers(0, len(d), (size, len(d)))]  # (size, topics)
-        extreme += int(np.sum(np.abs(drawn.mean(axis=1)) >= observed))
+    for size in _blocks(sample.topics):
+        drawn = sum(u[rng.integers(0, len(u), (size, len(u)))].sum(axis=1) for u in sample.centred)  # (size,)
+        extreme += int(np.sum(np.abs(drawn) >= observed))
     return extreme / (SAMPLES + 1)
 
 
@@ -79,22 +186,89 @@ def _blocks(topics: int) -> list[int]:
     return [min(size, SAMPLES - done) for done in range(0, SAMPLES, size)]
 
 
+TEST_NAMES: Mapping[TestName, str] = MappingProxyType(
+    {
+        "t": "two-sided paired t-test",
+        "randomisation": f"two-sided paired randomisation test ({SAMPLES:,} flips, all up to {EXACT} topics)",
+        "bootstrap": f"two-sided paired bootstrap test ({SAMPLES:,} resamples)",
+    }
+)
+
+
+def paired_t_test(a: ArrayLike, b: ArrayLike) -> float:
+    """`t_test` of two runs' scores (topics,) in one order of topics."""
+    return t_test(paired(a, b))
+
+
+def randomisation_test(a: ArrayLike, b: ArrayLike, seed: int = 0) -> float:
+    """`flip_test` of two runs' scores (topics,) in one order of topics."""
+    return flip_test(paired(a, b), seed)
+
+
+def bootstrap_test(a: ArrayLike, b: ArrayLike, seed: int = 0) -> float:
+    """`shift_test` of two runs' scores (topics,) in one order of topics."""
+    return shift_test(paired(a, b), seed)
+
+
 TESTS: Mapping[TestName, Callable[[ArrayLike, ArrayLike], float]] = MappingProxyType(
     {"t": paired_t_test, "randomisation": randomisation_test, "bootstrap": bootstrap_test}
 )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number (Holm 1979), in their order; the family-wise error rate holds.
+def p_value(sample: Sample, test: TestName) -> float:
+    """Two-sided, in [0, 1]: how rarely chance gives a mean difference as large."""
+    return {"t": t_test, "randomisation": flip_test, "bootstrap": shift_test}[test](sample)
 
-    NaN stands for a test that was not made: it stays NaN and does not count as one of the family.
-    """
+
+# Corrections -----------------------------------------------------------------------------------------------------------
+# p-values come back in their order. NaN stands for a test that was not made: it stays NaN and is none of the family.
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number by Holm 1979: the chance of one false alarm in the family is bounded."""
+    return _stepped(p_values, lambda made: _rising([(len(made) - done) * p for done, p in enumerate(made)]))
+
+
+def bonferroni(p_values: Sequence[float]) -> list[float]:
+    """Each p-value times their number: what `holm` bounds, with less power."""
+    return _stepped(p_values, lambda made: [len(made) * p for p in made])
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected by Benjamini & Hochberg 1995: the expected share of false alarms among the marks is bounded."""
+    return _stepped(
+        p_values,
+        lambda made: [-p for p in _rising([-len(made) / i * p for i, p in reversed([*enumerate(made, 1)])])][::-1],
+    )
+
+
+def _rising(values: Sequence[float]) -> list[float]:
+    """Each value, or the highest before it."""
+    highest, found = -math.inf, []
+    for value in values:
+        highest = max(highest, value)
+        found.append(highest)
+    return found
+
+
+def _stepped(p_values: Sequence[float], correct: Callable[[list[float]], list[float]]) -> list[float]:
+    """What `correct` makes of the sorted p-values that are numbers, at most 1, in their own order."""
     made = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    corrected, highest = [math.nan] * len(p_values), 0.0
-    for done, (p, i) in enumerate(made):
-        highest = max(highest, min(1.0, (len(made) - done) * p))
-        corrected[i] = highest
+    corrected = [math.nan] * len(p_values)
+    for (_, i), p in zip(made, correct([p for p, _ in made]), strict=True):
+        corrected[i] = min(1.0, p)
     return corrected
+
+
+CORRECTIONS: Mapping[Correction, Callable[[Sequence[float]], list[float]]] = MappingProxyType(
+    {"holm": holm, "bonferroni": bonferroni, "bh": benjamini_hochberg, "none": list}
+)
+CORRECTION_NAMES: Mapping[Correction, str] = MappingProxyType(
+    {"holm": "Holm", "bonferroni": "Bonferroni", "bh": "Benjamini-Hochberg (false discovery rate)", "none": ""}
+)
+
+
+# Effects ---------------------------------------------------------------------------------------------------------------
 
 
 class Effect(NamedTuple):
@@ -106,26 +280,20 @@ class Effect(NamedTuple):
     high: float
 
 
-def effect(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Effect:
-    """Mean difference a - b over the topics, its standardised size and its confidence interval."""
+def effect_of(sample: Sample, confidence: float = 0.95) -> Effect:
+    """Mean difference, standardised size and confidence interval; over several parts d_z is t / sqrt(topics)."""
     from scipy import stats
 
-    d = _differences(a, b)
-    mean, topics = float(d.mean()), len(d)
-    if topics < 2:
+    mean = sample.difference
+    if not sample.varies:
         return Effect(mean, math.nan if mean else 0.0, math.nan, math.nan)
-    spread = float(d.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, topics - 1)) * spread / math.sqrt(topics)
-    d_z = mean / spread if spread else math.copysign(math.inf, mean) if mean else 0.0
-    return Effect(mean, d_z, mean - half, mean + half)
+    error, freedom = _standard_error(sample)
+    if error == 0:
+        return Effect(mean, math.copysign(math.inf, mean) if mean else 0.0, mean, mean)
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    return Effect(mean, mean / error / math.sqrt(sample.topics), mean - half, mean + half)
 
 
-def _differences(a: ArrayLike, b: ArrayLike) -> Floats:
-    import numpy as np
-
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if first.shape != second.shape or first.ndim != 1 or not len(first):
-        raise DataError(f"a paired test needs the same topics on both sides, got {first.shape} and {second.shape}")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise DataError("a paired test got a score that is NaN or infinite")
-    return first - second
+def effect(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Effect:
+    """`effect_of` two runs' scores (topics,) in one order of topics."""
+    return effect_of(paired(a, b), confidence)

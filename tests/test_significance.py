@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clir_cli.errors import DataError
-from clir_cli.significance import TESTS, bootstrap_test, effect, holm, paired_t_test, randomisation_test
+from clir_cli.significance import (
+    CORRECTIONS,
+    TESTS,
+    bootstrap_test,
+    effect,
+    effect_of,
+    holm,
+    p_value,
+    paired_t_test,
+    randomisation_test,
+    sample,
+)
 
 scores = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40)
 
@@ -93,26 +104,32 @@ def test_holm_by_hand():
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
 
 
-def test_holm_is_that_of_statsmodels():
+@pytest.mark.parametrize(("name", "theirs"), [("holm", "holm"), ("bonferroni", "bonferroni"), ("bh", "fdr_bh")])
+def test_corrections_are_those_of_statsmodels(name, theirs):
     multitest = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is not installed")
-    p_values = np.random.default_rng(3).random(30) ** 3
-    assert holm(p_values) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
+    rng = np.random.default_rng(3)
+    for p_values in (rng.random(30) ** 3, rng.random(1), np.array([0.04, 0.04, 0.0, 1.0, 1.0])):
+        assert CORRECTIONS[name](p_values) == pytest.approx(multitest.multipletests(p_values, method=theirs)[1])
 
 
-def test_a_test_that_was_not_made_does_not_spoil_the_correction():
-    corrected = holm([0.01, math.nan, 0.04])
-    assert corrected[0] == pytest.approx(0.02)
-    assert math.isnan(corrected[1])
-    assert corrected[2] == pytest.approx(0.04)
-    assert holm([]) == []
+def test_without_a_correction_p_values_stay(runs):
+    assert CORRECTIONS["none"]([0.5, 0.01]) == [0.5, 0.01]
 
 
-@given(st.lists(st.floats(0, 1)))
-def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
-    corrected = holm(p_values)
-    assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
-    by_p = sorted(range(len(p_values)), key=p_values.__getitem__)
-    assert [corrected[i] for i in by_p] == sorted(corrected)
+@pytest.mark.parametrize("name", ["holm", "bonferroni", "bh"])
+class TestEveryCorrection:
+    def test_a_test_that_was_not_made_does_not_spoil_it(self, name):
+        corrected = CORRECTIONS[name]([0.01, math.nan, 0.04])
+        assert [corrected[0], corrected[2]] == CORRECTIONS[name]([0.01, 0.04])
+        assert math.isnan(corrected[1])
+        assert CORRECTIONS[name]([]) == []
+
+    @given(p_values=st.lists(st.floats(0, 1)))
+    def test_it_never_lowers_a_p_value_and_keeps_their_order(self, name, p_values):
+        corrected = CORRECTIONS[name](p_values)
+        assert all(p <= c * (1 + 1e-12) and c <= 1 for p, c in zip(p_values, corrected, strict=True))
+        by_p = sorted(range(len(p_values)), key=p_values.__getitem__)
+        assert [corrected[i] for i in by_p] == sorted(corrected)
 
 
 def test_an_effect_is_scipys_confidence_interval_and_cohens_d(runs):
@@ -127,3 +144,61 @@ def test_an_effect_is_scipys_confidence_interval_and_cohens_d(runs):
 
 def test_no_difference_is_an_effect_of_zero():
     assert effect([0.2, 0.4], [0.2, 0.4]) == (0.0, 0.0, 0.0, 0.0)
+
+
+# Several language pairs ------------------------------------------------------------------------------------------------
+
+parts = st.lists(st.dictionaries(st.integers(0, 12), st.floats(-1, 1), min_size=1, max_size=12), min_size=1, max_size=4)
+
+
+@given(parts)
+def test_the_statistic_is_the_mean_over_parts_of_their_means_whatever_topics_they_share(deltas):
+    found = sample([(1.0, d) for d in deltas])
+    assert found.difference == pytest.approx(np.mean([np.mean(list(d.values())) for d in deltas]), abs=1e-12)
+    assert found.topics == len({topic for d in deltas for topic in d})
+    for test in ("t", "randomisation"):
+        assert 0 <= p_value(found, test) <= 1
+    assert not effect_of(found).low > effect_of(found).high
+
+
+def test_parts_over_the_same_topics_are_one_sample_of_their_means(runs):
+    a, b = runs
+    more = np.random.default_rng(1).normal(0.02, 0.1, 50)
+    found = sample([(1.0, dict(enumerate(a - b))), (1.0, dict(enumerate(more)))])
+    mean = (a - b + more) / 2
+    for name, test in TESTS.items():
+        assert p_value(found, name) == pytest.approx(test(mean, np.zeros(50)), rel=1e-9)
+    assert effect_of(found) == pytest.approx(effect(mean, np.zeros(50)))
+
+
+def test_parts_that_share_no_topic_keep_their_own_variances(runs):
+    stats = pytest.importorskip("scipy.stats")
+    one, other = runs[0] - runs[1], np.random.default_rng(2).normal(0.3, 1.0, 8)
+    found = sample([(1.0, {("x", i): v for i, v in enumerate(one)}), (1.0, {("y", i): v for i, v in enumerate(other)})])
+    assert p_value(found, "t") == pytest.approx(stats.ttest_ind(one, -other, equal_var=False).pvalue)
+
+
+def test_a_topics_sign_is_flipped_in_all_its_parts_at_once():
+    # topics 1 and 2 in both parts, 3 in one: of 8 flips, only +++ and --- give as large a mean
+    found = sample([(1.0, {1: 0.1, 2: 0.2}), (1.0, {1: 0.3, 2: 0.1, 3: 0.3})])
+    assert p_value(found, "randomisation") == 2 / 8
+
+
+def test_parts_weigh_what_they_are_given():
+    found = sample([(3.0, {1: 0.4, 2: 0.2}), (1.0, {3: 0.0, 4: -0.2})])
+    assert found.difference == pytest.approx(0.75 * 0.3 - 0.25 * 0.1)
+
+
+def test_one_in_twenty_equal_systems_is_marked_also_where_pairs_share_some_topics():
+    rng, alarms = np.random.default_rng(11), 0
+    for _ in range(1000):
+        topic = rng.normal(0, 0.1, 40)  # what a topic does to a difference, in whichever language
+        deltas = [
+            {t: topic[t] + rng.normal(0, 0.03) for t in part} for part in (range(30), range(10, 40), range(5, 35))
+        ]
+        alarms += p_value(sample([(1.0, d) for d in deltas]), "t") < 0.05
+    assert 35 <= alarms <= 65  # as samples of their own they are marked 187 times
+
+
+def test_scores_that_differ_by_rounding_alone_are_equal():
+    assert paired_t_test([0.1 + 0.2] * 5, [0.3] * 5) == 1.0

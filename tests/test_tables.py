@@ -4,77 +4,18 @@ from __future__ import annotations
 
 import csv
 import html.parser
+import math
 import re
 import statistics
 
+import numpy as np
 import pytest
+import scipy.stats
+from written_results import COMMON, HIGH, LOW, NOISY, Runs, cells, topics, write
 
 from clir_cli.errors import ConfigError, DataError
-from clir_cli.runs import from_hits, write_trec
-from clir_cli.significance import holm, paired_t_test
-from clir_cli.tables import COLUMNS, PER_QUERY, diff, table
-
-COMMON = {
-    "dataset": "toy", "split": "test", "judgments": "pool", "query_lang": "en", "doc_lang": "de", "query_fields": "title",
-    "retriever": "bm25", "retrieve_query": "original", "retrieve_doc": "original", "reranker": "none", "llm": "none",
-    "rerank_query": "", "rerank_doc": "", "depth": "1000", "rerank_depth": "", "repeat": "0",
-}  # fmt: skip
-RERANKED = {"rerank_query": "original", "rerank_doc": "original", "rerank_depth": "100"}
-
-
-def write(path, columns, rows):
-    with path.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-class Runs:
-    """A root folder that is filled with experiments as clir leaves them."""
-
-    def __init__(self, root):
-        self.root = root
-        self.lines = {"metrics.csv": [], "per_query.csv": []}
-
-    def add(self, scores, first=None, config="retriever: {k1: 0.9}\n", measure="AP", more=(), **columns):
-        """An experiment whose topics score `scores`, and `first` before reranking; `more` are other measures' scores."""
-        row = {**COMMON, **(RERANKED if columns.get("reranker", "none") != "none" else {}), **columns}
-        name = f"{row['dataset']}.{row['query_lang']}-{row['doc_lang']}/e{len(self.lines['metrics.csv'])}"
-        metrics, per_query = [], []
-        before = {
-            "reranker": "none",
-            "llm": "none",
-            "rerank_query": "",
-            "rerank_doc": "",
-            "rerank_depth": "",
-            "repeat": "0",
-        }
-        for stage, values in (("first_stage", first if first is not None else scores), ("final", scores)):
-            other = {
-                called: found if stage == "final" or first is None else first for called, found in dict(more).items()
-            }
-            for called, found in {measure: values, **other}.items():
-                mean = statistics.fmean(found.values())
-                stage_row = {**row, **(before if stage == "first_stage" else {})}
-                counts = {"value": repr(mean), "topics": str(len(found)), "topics_without_relevant": "0"}
-                metrics.append({**stage_row, "experiment": name, "stage": stage, "measure": called, **counts})
-                keys = {"experiment": name, "judgments": row["judgments"], "stage": stage, "measure": called}
-                per_query += [{**keys, "query_id": q, "value": repr(v)} for q, v in found.items()]
-        folder = self.root / name
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(config)
-        write(folder / "metrics.csv", COLUMNS, metrics)
-        write(folder / "per_query.csv", PER_QUERY, per_query)
-        self.lines["metrics.csv"] += metrics
-        self.lines["per_query.csv"] += per_query
-        return folder
-
-    def sweep(self):
-        folder = self.root / "sweeps" / "all-1234"
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "metrics.csv", COLUMNS, self.lines["metrics.csv"])
-        write(folder / "per_query.csv", PER_QUERY, self.lines["per_query.csv"])
-        return folder
+from clir_cli.significance import paired_t_test
+from clir_cli.tables import COLUMNS, settings, table
 
 
 @pytest.fixture
@@ -82,16 +23,9 @@ def runs(tmp_path):
     return Runs(tmp_path / "runs")
 
 
-def topics(*values, start=1):
-    return {str(i): value for i, value in enumerate(values, start)}
-
-
-def cells(text: str) -> dict[tuple[str, str], str]:
-    """A markdown table with one row key as (row, column) -> cell."""
-    head, _, *lines = [
-        [c.strip() for c in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")
-    ]
-    return {(line[0], column): cell for line in lines for column, cell in zip(head[1:], line[1:], strict=True)}
+def as_csv(text: str) -> dict[str, dict[str, str]]:
+    """The lines of a CSV by their first column."""
+    return {next(iter(row.values())): row for row in csv.DictReader(text.splitlines())}
 
 
 # Cells -----------------------------------------------------------------------------------------------------------------
@@ -174,6 +108,16 @@ def test_values_may_be_averaged_or_their_median_taken(runs):
     assert "0.2000" in table([runs.sweep()], ["retriever"], [], agg="median")
 
 
+def test_a_mean_over_fewer_language_pairs_does_not_stand_beside_one_over_more(runs):
+    for name, langs in (("a", ("de", "fi")), ("b", ("de",))):
+        for lang in langs:
+            runs.add(topics(0.2 if lang == "de" else 0.8), retriever=name, doc_lang=lang)
+    text = table([runs.sweep()], ["retriever"], [], agg="mean")
+    assert cells(text) == {("a", "AP"): "0.5000", ("b", "AP"): "-"}
+    assert "no mean of some language pairs beside a mean of more: b lacks en-fi" in text
+    assert cells(table([runs.sweep()], ["retriever"], [], agg="mean", where=["pair=en-de"]))["b", "AP"] == "**0.2000**"
+
+
 def test_repeats_print_their_mean_and_standard_deviation(runs):
     for repeat, value in enumerate((0.2, 0.3, 0.4)):
         runs.add(topics(value), reranker="listwise", repeat=str(repeat))
@@ -181,6 +125,24 @@ def test_repeats_print_their_mean_and_standard_deviation(runs):
     assert cells(text)["listwise", "en-de"] == "0.3000 ± 0.1000"
     assert "mean ± standard deviation over n = 3 repeats" in text
     assert "0.2000" in table([runs.sweep()], ["reranker"], ["repeat"])
+
+
+def test_the_mean_of_repeats_over_columns_is_taken_repeat_by_repeat(runs):
+    for lang, values in (("de", (0.2, 0.3, 0.4)), ("fi", (0.5, 0.4, 0.6))):
+        for repeat, value in enumerate(values):
+            runs.add(topics(value), reranker="listwise", repeat=str(repeat), doc_lang=lang)
+    text = table([runs.sweep()], ["reranker"], ["pair"])
+    assert cells(text)["listwise", "mean"] == f"0.4000 ± {statistics.stdev([0.35, 0.35, 0.5]):.4f}"
+
+
+def test_other_numbers_of_repeats_stand_beside_each_value(runs):
+    for repeat in range(3):
+        runs.add(topics(0.2 + repeat / 10), reranker="a", repeat=str(repeat))
+    for repeat in range(2):
+        runs.add(topics(0.2 + repeat / 10), reranker="b", repeat=str(repeat))
+    runs.add(topics(0.1), reranker="c")
+    found = cells(table([runs.sweep()], ["reranker"], ["pair"], digits=1))
+    assert [found[r, "en-de"] for r in "abc"] == ["**0.3 ± 0.1 (3)**", "0.2 ± 0.1 (2)", "0.1"]
 
 
 def test_one_repeat_with_two_values_is_refused(runs):
@@ -207,7 +169,7 @@ def test_an_experiment_and_the_sweep_it_is_in_count_once(runs):
 
 def test_topic_ids_and_languages_are_texts(runs):
     runs.add({"01": 0.25, "1": 0.5, "NA": 0.75}, first={"01": 0.0, "1": 0.0, "NA": 0.0}, doc_lang="no", reranker="x")
-    text = table([runs.sweep()], ["reranker"], ["pair"], baseline="own_first_stage")
+    text = table([runs.sweep()], ["reranker"], ["pair"], baselines=["own_first_stage"])
     assert cells(text)["x", "en-no"] == "0.5000"
     assert "topics: 3" in text
 
@@ -225,6 +187,33 @@ def test_the_main_measure_is_each_datasets_own(runs):
     assert cells(table([runs.sweep()], ["dataset"], ["measure"]))["clef", "nDCG@20"] == "0.6000"
 
 
+def test_datasets_of_several_measures_have_a_mean_each(runs):
+    for lang, value in (("de", 0.5), ("fi", 0.3)):
+        runs.add(topics(value), dataset="clef", doc_lang=lang, measure="AP")
+    for lang, value in (("ha", 0.2), ("so", 0.4), ("yo", 0.6)):
+        runs.add(topics(value), dataset="ciral", doc_lang=lang, measure="nDCG@20")
+    found = cells(table([runs.sweep()], ["retriever"], ["dataset", "pair"], digits=2))
+    assert (found["bm25", "mean AP"], found["bm25", "mean nDCG@20"]) == ("0.40", "0.40")
+    assert ("bm25", "mean") not in found
+
+
+def test_values_under_other_judgments_do_not_stand_beside_each_other(runs):
+    runs.add(topics(0.5), retriever="a", judgments="shallow")
+    runs.add(topics(0.7), retriever="b", judgments="pools")
+    with pytest.raises(ConfigError, match="shallow: 1 experiments; pools: 1 experiments"):
+        table([runs.sweep()], ["retriever"], ["pair"])
+    assert cells(table([runs.sweep()], ["retriever"], ["judgments"]))["a", "pools"] == "-"
+    assert ("b", "en-de") not in cells(table([runs.sweep()], ["retriever"], ["pair"], where=["judgments=shallow"]))
+
+
+def test_values_over_other_numbers_of_topics_are_said(runs):
+    runs.add(topics(0.5, 0.7), retriever="a")
+    runs.add(topics(0.5, 0.7, 0.9), retriever="b")
+    assert "not all values are over the same number of topics: toy test en-de 2 and 3" in table(
+        [runs.sweep()], ["retriever"], ["pair"]
+    )
+
+
 def test_a_measure_that_was_not_evaluated_is_refused_with_those_that_were(runs):
     with pytest.raises(ConfigError, match=r"RR was not evaluated; there are: AP"):
         table([runs.add(topics(0.5))], ["retriever"], ["pair"], measure="MRR")
@@ -237,7 +226,7 @@ def test_a_measure_that_was_not_evaluated_is_refused_with_those_that_were(runs):
         ({"rows": ["retriever.k2"]}, "did you mean retriever.k1"),
         ({"where": ["pair=en-fi"]}, "no row has pair=en-fi; there are: en-de"),
         ({"where": ["pair"]}, "expected key=value"),
-        ({"baseline": "labse"}, "'labse' names 0 rows; own_first_stage, or one of: bm25"),
+        ({"baselines": ["labse"]}, "'labse' names 0 rows; own_first_stage, or one of: bm25"),
     ],
 )
 def test_a_wrong_request_is_refused_with_what_there_is(runs, wrong, said):
@@ -256,18 +245,74 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
         table([tmp_path], ["retriever"], ["pair"])
 
 
-# Significance ----------------------------------------------------------------------------------------------------------
+def test_what_is_no_finished_experiment_is_said_to_be_unfinished(runs):
+    folder = runs.add(topics(0.5))
+    with pytest.raises(ConfigError, match=r"1 folders in it hold one: name them, e.g. .*toy.en-de/\*"):
+        table([folder.parent], ["retriever"], ["pair"])
+    (folder / "metrics.csv").unlink()
+    with pytest.raises(ConfigError, match="is not complete; give its `clir run` again"):
+        table([folder], ["retriever"], ["pair"])
 
-LOW = topics(*[0.1 + 0.01 * (i % 3) for i in range(20)])
-HIGH = topics(*[0.5 + 0.01 * (i % 5) for i in range(20)])
-NOISY = topics(*[0.1 + 0.01 * (i % 3) + (0.05 if i % 2 else -0.049) for i in range(20)])
+
+def test_cells_of_a_sweep_that_failed_are_counted(runs):
+    runs.add(topics(0.5))
+    sweep = runs.sweep()
+    (sweep / "cells.csv").write_text(
+        "cell,overrides,status,experiment,error\n1,,done,,\n2,,failed,,no\n3,,invalid,,no\n4,,cached,,\n"
+    )
+    assert "all-1234: 1 failed, 1 invalid of 4 cells are not shown" in table([sweep], ["retriever"], ["pair"])
+
+
+def test_two_states_of_one_experiment_are_refused(runs):
+    folder = runs.add(topics(0.5, 0.7))
+    sweep = runs.sweep()
+    lines = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text(lines.replace(",0.6,", ",0.8,"))
+    with pytest.raises(ConfigError, match=r"e0: two states of AP at stage first_stage \(value 0.6 and 0.8\)"):
+        table([sweep, folder], ["retriever"], ["pair"])
+
+
+# Presets ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_core_studys_table_has_each_first_stage_once_and_then_its_rerankings(runs):
+    for lang in ("de", "fi"):
+        for first in ("bm25_dt", "labse"):
+            for doc in ("original", "query_lang"):
+                runs.add(HIGH, first=LOW, retriever=first, reranker="rank_zephyr", rerank_doc=doc, doc_lang=lang)
+            runs.add(LOW, retriever=first, doc_lang=lang)
+    text = table([runs.sweep()], **settings("zuo2025"))
+    head, _, *lines = [
+        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    assert head == ["retriever", "reranker", "rerank_doc", "en-de", "en-fi", "mean"]
+    block = [
+        ["none", "-", "0.110"],
+        ["rank_zephyr", "original", "**0.520**▲"],
+        ["rank_zephyr", "query_lang", "**0.520**▲"],
+    ]
+    assert [line[:4] for line in lines] == [[first, *row] for first in ("bm25_dt", "labse") for row in block]
+
+
+def test_what_is_given_beside_a_preset_wins_and_other_names_are_refused():
+    found = settings("zuo2025", rows=None, digits=4, baselines=["bm25"])
+    assert (found["rows"], found["digits"], found["baselines"]) == (
+        ["retriever", "reranker", "rerank_doc"],
+        4,
+        ["bm25"],
+    )
+    with pytest.raises(ConfigError, match="preset 'zuo' does not exist; there are: zuo2025"):
+        settings("zuo")
+
+
+# Significance ----------------------------------------------------------------------------------------------------------
 
 
 def test_both_directions_are_marked_against_the_own_first_stage(runs):
     runs.add(LOW)
     for name, scores, first in (("up", HIGH, LOW), ("down", LOW, HIGH), ("noise", NOISY, LOW)):
         runs.add(scores, first=first, reranker=name)
-    text = table([runs.sweep()], ["reranker"], ["pair"], baseline="own_first_stage", digits=2)
+    text = table([runs.sweep()], ["reranker"], ["pair"], baselines=["own_first_stage"], digits=2)
     assert cells(text) == {
         ("none", "en-de"): "0.11", ("up", "en-de"): "**0.52**▲", ("down", "en-de"): "0.11▼", ("noise", "en-de"): "0.11",
     }  # fmt: skip
@@ -277,19 +322,22 @@ def test_both_directions_are_marked_against_the_own_first_stage(runs):
     )
 
 
-def test_p_values_are_corrected_within_a_column(runs):
+def test_p_values_are_corrected_within_a_column_as_statsmodels_corrects_them(runs):
+    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is not installed")
     rows = {"base": LOW, "a": NOISY, "b": HIGH, "c": topics(*[v + 0.01 * (i % 2) for i, v in enumerate(LOW.values())])}
     for lang in ("de", "fi"):
         for name, scores in rows.items():
             runs.add(scores, retriever=name, doc_lang=lang)
     raw = [paired_t_test(list(rows[name].values()), list(LOW.values())) for name in "abc"]
-    for correction, expected in (("holm", holm(raw)), ("none", raw)):
-        text = table([runs.sweep()], ["retriever"], ["pair"], baseline="base", correction=correction, format="csv")
-        found = {row["retriever"]: row for row in csv.DictReader(text.splitlines())}
+    for correction, method in (("holm", "holm"), ("bonferroni", "bonferroni"), ("bh", "fdr_bh"), ("none", None)):
+        expected = multitest.multipletests(raw, method=method)[1] if method else raw
+        text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], correction=correction, format="csv")
+        found = as_csv(text)
         assert [float(found[name]["en-fi p"]) for name in "abc"] == pytest.approx(expected, rel=1e-9)
+        assert [float(found[name]["en-fi uncorrected p"]) for name in "abc"] == pytest.approx(raw, rel=1e-9)
         assert found["base"]["en-fi p"] == "-"
-    assert "no correction, 3 tests a column" in table(
-        [runs.sweep()], ["retriever"], ["pair"], baseline="base", correction="none"
+    assert "no correction, family of 3 tests a column" in table(
+        [runs.sweep()], ["retriever"], ["pair"], baselines=["base"], correction="none"
     )
 
 
@@ -300,27 +348,54 @@ def test_parallel_topics_of_several_pairs_are_averaged_before_they_are_tested(ru
         runs.add(
             topics(*[v + g for v, g in zip((0.1, 0.2, 0.3, 0.4), gains, strict=True)]), doc_lang=lang, retriever="new"
         )
-    text = table([runs.sweep()], ["retriever"], [], agg="mean", baseline="base", format="csv")
-    found = {row["retriever"]: row for row in csv.DictReader(text.splitlines())}
+    text = table([runs.sweep()], ["retriever"], [], agg="mean", baselines=["base"], format="csv")
+    found = as_csv(text)
     mean = [(d + f) / 2 for d, f in zip(*gain.values(), strict=True)]
     assert float(found["new"]["AP p"]) == pytest.approx(paired_t_test(mean, [0] * 4))
 
 
-def test_topics_that_are_not_parallel_are_samples_of_their_own(runs):
-    gain = {"ha": [0.1, 0.2, 0.0], "so": [0.2, -0.1, 0.1, 0.3]}  # the topics 1 2 3 of two languages are not the same
+def test_topics_of_pairs_that_share_none_are_strata(runs):
+    gain = {"ha": [0.1, 0.2, 0.0, 0.1, 0.15], "so": [0.2, -0.1, 0.1, 0.3]}
+    for number, (lang, gains) in enumerate(gain.items()):
+        start = 1 + 100 * number
+        runs.add(topics(*[0.2] * len(gains), start=start), doc_lang=lang, retriever="base")
+        runs.add(topics(*[0.2 + g for g in gains], start=start), doc_lang=lang, retriever="new")
+    found = as_csv(table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], format="csv"))["new"]
+    # the mean of two means is 0 exactly where the mean of one is that of the other turned round: Welch's test
+    welch = scipy.stats.ttest_ind(gain["ha"], [-g for g in gain["so"]], equal_var=False)
+    low, high = welch.confidence_interval(0.95)
+    assert float(found["mean p"]) == pytest.approx(welch.pvalue)
+    assert float(found["mean difference"]) == pytest.approx((0.11 + 0.125) / 2)
+    assert [float(found["mean low"]), float(found["mean high"])] == pytest.approx([low / 2, high / 2])
+
+
+def test_pairs_that_share_only_some_topics_are_no_independent_samples(runs):
+    linear_model = pytest.importorskip("statsmodels.regression.linear_model", reason="statsmodels is not installed")
+    gain = {
+        "de": dict(zip("abcdef", (0.1, 0.2, 0.0, 0.1, -0.05, 0.3), strict=True)),
+        "fi": {"a": 0.15, "b": 0.1, "c": 0.05, "x": 0.2},
+    }
     for lang, gains in gain.items():
-        runs.add(topics(*[0.2] * len(gains)), doc_lang=lang, retriever="base")
-        runs.add(topics(*[0.2 + g for g in gains]), doc_lang=lang, retriever="new")
-    text = table([runs.sweep()], ["retriever"], [], agg="mean", baseline="base", format="csv")
-    found = {row["retriever"]: row for row in csv.DictReader(text.splitlines())}
-    every = gain["ha"] + gain["so"]
-    assert float(found["new"]["AP p"]) == pytest.approx(paired_t_test(every, [0] * 7))
+        runs.add(dict.fromkeys(gains, 0.2), doc_lang=lang, retriever="base")
+        runs.add({q: 0.2 + g for q, g in gains.items()}, doc_lang=lang, retriever="new")
+    found = as_csv(table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], format="csv"))["new"]
+    # the sandwich estimate of a regression on the pair whose errors are correlated within a topic
+    names = sorted({q for gains in gain.values() for q in gains})
+    rows = [(g, lang == "de", lang == "fi", names.index(q)) for lang, gains in gain.items() for q, g in gains.items()]
+    values, de, fi, groups = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    fit = linear_model.OLS(values, np.column_stack([de, fi])).fit(
+        cov_type="cluster", cov_kwds={"groups": groups.astype(int), "use_correction": False}
+    )
+    half = np.array([0.5, 0.5])
+    error = np.sqrt(half @ fit.cov_params() @ half * len(names) / (len(names) - 1))
+    assert float(found["mean difference"]) == pytest.approx(half @ fit.params)
+    assert float(found["mean p"]) == pytest.approx(2 * scipy.stats.t.sf(half @ fit.params / error, len(names) - 1))
 
 
 def test_a_cell_whose_baseline_has_other_topics_is_not_tested_and_named(runs):
     runs.add(LOW, retriever="base")
     runs.add(topics(*HIGH.values(), start=5), retriever="new")
-    text = table([runs.sweep()], ["retriever"], ["pair"], baseline="base")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"])
     assert "▲" not in text.splitlines()[3]
     assert "not tested, the baseline has other topics: new x en-de" in text
 
@@ -329,13 +404,83 @@ def test_tests_need_the_scores_by_topic(runs):
     folder = runs.add(HIGH, first=LOW, reranker="x")
     (folder / "per_query.csv").unlink()
     with pytest.raises(ConfigError, match=r"per_query.csv must lie beside"):
-        table([folder], ["reranker"], ["pair"], baseline="own_first_stage")
+        table([folder], ["reranker"], ["pair"], baselines=["own_first_stage"])
+
+
+def test_several_baselines_have_letters_and_one_family(runs):
+    rows = {
+        "weak": LOW,
+        "strong": HIGH,
+        "middle": topics(*[(a + b) / 2 for a, b in zip(LOW.values(), HIGH.values(), strict=True)]),
+    }
+    for name, scores in rows.items():
+        runs.add(scores, retriever=name)
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["weak", "strong"], digits=2)
+    assert cells(text) == {
+        ("weak", "en-de"): "0.11▼b", ("strong", "en-de"): "**0.52**▲a", ("middle", "en-de"): "0.31▲a▼b",
+    }  # fmt: skip
+    assert "than a weak, b strong: two-sided paired t-test, p < 0.05, Holm within a column, family of 4 tests\n" in text
+    latex = table([runs.sweep()], ["retriever"], ["pair"], baselines=["weak", "strong"], digits=2, format="latex")
+    assert "middle & 0.31$^{+a-b}$" in latex
+    header = table([runs.sweep()], ["retriever"], ["pair"], baselines=["weak", "strong"], format="csv").splitlines()[0]
+    assert "en-de vs weak p" in header and "en-de vs strong p" in header
+
+
+def test_a_line_per_test_has_scipys_interval_and_the_effect_size(runs):
+    runs.add(LOW, retriever="base")
+    runs.add(NOISY, retriever="new")
+    a, b = list(NOISY.values()), list(LOW.values())
+    found = scipy.stats.ttest_rel(a, b)
+    low, high = found.confidence_interval(0.95)
+    d_z = np.mean(np.subtract(a, b)) / np.std(np.subtract(a, b), ddof=1)
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], tests=True)
+    line = next(line for line in text.splitlines() if line.startswith("| new") and "base" in line)
+    assert [c.strip() for c in line.strip("|").split("|")] == [
+        "new", "en-de", "base", "20", f"{np.mean(np.subtract(a, b)):+.4f}", f"{low:+.4f} … {high:+.4f}",
+        f"{d_z:+.2f}", f"{found.pvalue:.4f}", f"{found.pvalue:.4f}",
+    ]  # fmt: skip
+
+
+def test_equal_rankings_do_not_differ_and_spoil_no_correction(runs):
+    better = topics(*[v + 0.01 * (i % 7 - 2) for i, v in enumerate(LOW.values())])
+    for name, scores in (("base", LOW), ("same", LOW), ("a", better)):
+        runs.add(scores, retriever=name)
+    found = as_csv(table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], format="csv"))
+    assert (found["same"]["en-de p"], found["same"]["en-de d_z"]) == ("1.0", "0.0")
+    raw = paired_t_test(list(better.values()), list(LOW.values()))
+    assert 0 < raw < 0.5 and float(found["a"]["en-de p"]) == pytest.approx(2 * raw)
+
+
+def test_a_value_that_is_no_number_is_a_dash_and_not_tested(runs):
+    runs.add(LOW, retriever="base")
+    runs.add({**HIGH, "1": math.nan}, retriever="broken")
+    runs.add(HIGH, retriever="fine")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], digits=2)
+    assert (cells(text)["broken", "en-de"], cells(text)["fine", "en-de"]) == ("-", "**0.52**▲")
+    runs.lines["metrics.csv"] = [{**line, "value": "0.5"} for line in runs.lines["metrics.csv"]]
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], digits=2)
+    assert "not tested, a topic's value is not a number: broken x en-de" in text and "family of 1 test" in text
+
+
+def test_one_topic_is_not_tested(runs):
+    runs.add(topics(0.1), retriever="base")
+    runs.add(topics(0.9), retriever="new")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"])
+    assert "not tested, one topic says nothing: new x en-de" in text and "▲" not in cells(text)["new", "en-de"]
+
+
+def test_a_column_without_the_baseline_is_not_tested_and_named(runs):
+    runs.add(LOW, retriever="base")
+    for lang in ("de", "fi"):
+        runs.add(HIGH, retriever="new", doc_lang=lang)
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"])
+    assert "not tested, the baseline has no value: new x en-fi; new x mean" in text
 
 
 @pytest.mark.parametrize(("test", "name"), [("randomisation", "randomisation test"), ("bootstrap", "bootstrap test")])
 def test_other_tests_can_be_chosen_and_are_named(runs, test, name):
     runs.add(HIGH, first=LOW, reranker="x")
-    text = table([runs.sweep()], ["reranker"], ["pair"], baseline="own_first_stage", test=test)
+    text = table([runs.sweep()], ["reranker"], ["pair"], baselines=["own_first_stage"], test=test)
     assert "▲" in cells(text)["x", "en-de"]
     assert name in text
 
@@ -361,7 +506,7 @@ def odd(runs):
 
 
 def test_latex_is_escaped_bold_and_marked(odd):
-    text = table([odd], ["retriever", "reranker"], ["pair"], baseline="own_first_stage", format="latex", digits=3)
+    text = table([odd], ["retriever", "reranker"], ["pair"], baselines=["own_first_stage"], format="latex", digits=3)
     assert r"bm25\_dt & 50\% & \textbf{0.520}$^{+}$ \\" in text
     assert r"bm25\_dt & a\&b|c$<$d$>$ & 0.110$^{-}$ \\" in text
     assert r"\begin{tabular}{llr}" in text
@@ -369,7 +514,7 @@ def test_latex_is_escaped_bold_and_marked(odd):
 
 
 def test_html_is_escaped_and_bold(odd):
-    text = table([odd], ["retriever", "reranker"], ["pair"], baseline="own_first_stage", format="html")
+    text = table([odd], ["retriever", "reranker"], ["pair"], baselines=["own_first_stage"], format="html")
     assert "<th>a&amp;b|c&lt;d&gt;</th><td>0.1095▼</td>" in text
     assert "<td><b>0.5200</b>▲</td>" in text
     html.parser.HTMLParser().feed(text)
@@ -383,109 +528,5 @@ def test_csv_is_not_rounded(runs):
     runs.add(topics(1 / 3), reranker="x", repeat="0")
     runs.add(topics(2 / 3), reranker="x", repeat="1")
     assert table([runs.sweep()], ["reranker"], ["pair"], format="csv") == (
-        f"reranker,en-de,en-de sd\nx,0.5,{statistics.stdev([1 / 3, 2 / 3])!r}\n"
+        f"reranker,en-de,en-de sd,en-de n\nx,0.5,{statistics.stdev([1 / 3, 2 / 3])!r},2\n"
     )
-
-
-# Differences -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_difference_says_what_was_set_otherwise_and_what_it_changed(runs):
-    a = runs.add(LOW, retriever="bm25_dt", config="retriever: {k1: 0.9}\nretrieve: {doc: query_lang}\n")
-    b = runs.add(HIGH, retriever="minilm_en", config="retriever: {model: x}\nretrieve: {doc: query_lang}\n")
-    found = diff(a, b)
-    assert "A: retriever=bm25_dt\nB: retriever=minilm_en\n" in found.text
-    assert "  retriever.k1: 0.9 -> -\n  retriever.model: - -> x\n" in found.text
-    assert "retrieve.doc" not in found.text
-    (final,) = found.as_rows()
-    assert (final["stage"], final["measure"], final["topics"]) == ("final", "AP", 20)
-    assert (final["wins"], final["ties"], final["losses"]) == (20, 0, 0)
-    assert final["delta"] == pytest.approx(statistics.fmean(HIGH.values()) - statistics.fmean(LOW.values()))
-    assert final["p"] == pytest.approx(paired_t_test(list(HIGH.values()), list(LOW.values())))
-
-
-def test_the_p_values_of_a_difference_are_corrected_for_all_its_rows(runs):
-    a = runs.add(LOW, more={"RR": LOW})
-    b = runs.add(NOISY, retriever="new", more={"RR": HIGH})
-    raw = [paired_t_test(list(new.values()), list(LOW.values())) for new in (NOISY, HIGH)]
-    assert [row["p"] for row in diff(a, b).as_rows()] == pytest.approx(holm(raw))
-    assert [row["p"] for row in diff(a, b, correction="none").as_rows()] == pytest.approx(raw)
-    assert "Holm over 2 tests" in diff(a, b).text
-
-
-def test_two_rerankers_of_one_first_stage_are_compared_by_their_final_rankings_alone(runs):
-    a = runs.add(NOISY, first=LOW, reranker="prp", more={"Judged@20": LOW})
-    b = runs.add(HIGH, first=LOW, reranker="listwise", more={"Judged@20": HIGH})
-    rows = diff(a, b).as_rows()
-    assert [(row["stage"], row["measure"]) for row in rows] == [("final", "AP"), ("final", "Judged@20")]
-    assert rows[1]["p"] is None  # a coverage, not a quality
-
-
-def test_topics_that_gain_and_lose_most_are_named(runs):
-    a = runs.add(topics(0.5, 0.5, 0.5, 0.5))
-    b = runs.add(topics(0.9, 0.5, 0.1, 0.6), retriever="new")
-    text = str(diff(a, b, digits=1))
-    assert "topics that gain most (AP): 1 +0.4, 4 +0.1\n" in text
-    assert "topics that lose most (AP): 3 -0.4\n" in text
-
-
-def test_a_run_and_itself_do_not_differ(runs):
-    a = runs.add(LOW)
-    rows = diff(a, a).as_rows()
-    assert [(row["delta"], row["p"], row["ties"]) for row in rows] == [(0.0, 1.0, 20)]
-
-
-def test_the_first_documents_in_common_are_counted_where_both_runs_are_there(runs):
-    a, b = runs.add(topics(0.5, 0.5)), runs.add(topics(0.4, 0.4), retriever="new")
-    assert "in common" not in diff(a, b).text
-    write_trec(from_hits({"1": [(f"d{i}", -float(i)) for i in range(30)], "2": [("x", 1.0)]}), a / "run.trec")
-    write_trec(from_hits({"1": [(f"d{i}", -float(i)) for i in range(5, 35)], "2": [("y", 1.0)]}), b / "run.trec")
-    assert "the first 10 documents: 25% in common, 2 topics" in diff(a, b).text
-
-
-def test_sweeps_are_joined_on_all_that_they_share(tmp_path):
-    sides = []
-    for name, better in (("bm25", 0.0), ("dense", 0.1)):
-        runs = Runs(tmp_path / name)
-        for lang in ("de", "fi"):
-            runs.add(topics(0.1 + better, 0.2 + better, 0.25), doc_lang=lang, retriever=name)
-        sides.append(runs.sweep())
-    found = diff(*sides)
-    assert [(row["doc_lang"], row["stage"]) for row in found.as_rows()] == [("de", "final"), ("fi", "final")]
-    assert "| doc_lang | measure |" in found.text
-    assert "topics that gain most (AP): en-fi " in found.text or "topics that gain most (AP): en-de " in found.text
-
-
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        ({"judgments": "shallow"}, "judgments: A pool, B shallow"),
-        ({"depth": "100"}, "depth: A 1000, B 100"),
-        ({"doc_lang": "fi"}, "doc_lang: A de, B fi"),
-        ({"split": "dev"}, "split: A test, B dev"),
-    ],
-)
-def test_other_topics_judgments_or_depths_are_refused_unless_told(runs, other, said):
-    a, b = runs.add(LOW), runs.add(HIGH, **other)
-    with pytest.raises(ConfigError, match=said):
-        diff(a, b)
-    assert diff(a, b, force=True).as_rows()[-1]["wins"] == 20
-
-
-def test_a_first_stage_may_be_compared_with_its_reranking(runs):
-    a, b = runs.add(LOW), runs.add(HIGH, first=LOW, reranker="listwise")
-    assert [row["stage"] for row in diff(a, b).as_rows()] == ["final"]
-
-
-def test_other_topics_of_the_same_name_are_refused_unless_told(runs):
-    a, b = runs.add(topics(0.1, 0.2)), runs.add(topics(0.1, 0.2, 0.3), retriever="new")
-    with pytest.raises(ConfigError, match=r"different topics \(1 only one of them has, such as '3'"):
-        diff(a, b)
-    assert diff(a, b, force=True).as_rows()[-1]["topics"] == 2
-
-
-def test_sides_without_a_common_row_are_refused(runs):
-    a = runs.add(LOW, measure="AP")
-    b = runs.add(LOW, measure="RR")
-    with pytest.raises(ConfigError, match="measure: A AP, B RR"):
-        diff(a, b)
