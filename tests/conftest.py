@@ -78,6 +78,14 @@ class Clir:
         return {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", **(more or {})}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where collections are downloaded to: nowhere near the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIR_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture
 def clir(tmp_path: Path) -> Clir:
     return Clir(tmp_path)

@@ -220,9 +220,9 @@ def test_topics_without_topics_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"docs": "docs.{langs}.tsv"}, "docs: {langs} is no place in a path; there are: {lang} {iso3} {split}"),
+        ({"docs": "docs.{langs}.tsv"}, "docs: {langs} is no place in a path; there are: {lang} {iso3} {name} {split}"),
         ({"topics": "t.{split}.tsv"}, "topics: the path holds {split}: choose one with dataset.split=..."),
-        ({"qrels": {"a": "q.{name}.txt"}}, "qrels: {name} is no place"),
+        ({"qrels": {"a": "q.{nome}.txt"}}, "qrels: {nome} is no place"),
         ({"docs": "docs.{}.tsv"}, "docs: {} is no place"),
         ({"doc_lang": ("de", "sw"), "docs": "d.tsv"}, "doc_lang is a pool (de+sw), but docs='d.tsv' holds no {lang}"),
         ({"doc_lang": ("de", "sw"), "docs": "{lang}", "topics": "{doc_lang}"}, "doc_lang is a pool (de+sw)"),
@@ -251,10 +251,10 @@ def test_places_in_paths_stand_for_languages_and_split(tmp_path: Path) -> None:
         "qrels": f"{tmp_path}/{{query_lang}}-{{doc_lang}}-{{iso3}}.txt",
     }
     dataset = Files(**paths, query_lang="en", doc_lang="sw", split="test-b")  # type: ignore[arg-type]
-    assert dataset.path("docs", "sw").name == "sw-swa-sw-for-en-test-b.tsv"
-    assert dataset.path("topics", "en").name == "en-eng-en-on-sw.tsv"
-    assert dataset.path("topics", "sw").name == "sw-swa-sw-on-sw.tsv", "human translations of the topics"
-    assert dataset.path("qrels", "sw", "qrels").name == "en-sw-swa.txt"
+    assert Path(dataset.place("docs", "sw")).name == "sw-swa-sw-for-en-test-b.tsv"
+    assert Path(dataset.place("topics", "en")).name == "en-eng-en-on-sw.tsv"
+    assert Path(dataset.place("topics", "sw")).name == "sw-swa-sw-on-sw.tsv", "human translations of the topics"
+    assert Path(dataset.place("qrels", "sw", "qrels")).name == "en-sw-swa.txt"
 
 
 def test_a_pool_reads_each_language_from_its_file_and_all_of_their_judgments(tmp_path: Path) -> None:
@@ -634,8 +634,8 @@ def test_ciral_s_swahili_topic_237_is_listed_twice_and_23_is_judged_without_bein
     judged = {row.query_id for row in native.read_qrels("qrels")}
     assert (len(ids), len(set(ids)), ids.count("237"), len(judged)) == (113, 112, 2, 114)
     assert judged - {q.query_id for q in english.read_topics("en")} == {"23"}
-    topics = f"topics={native.path('topics', 'sw')}"
-    qrels = f"qrels={native.path('qrels', 'sw', 'qrels')}"
+    topics = f"topics={native.place('topics', 'sw')}"
+    qrels = f"qrels={native.place('qrels', 'sw', 'qrels')}"
     with pytest.raises(DataError, match=r"topic '237' is listed twice"):
         own.queries(topics, qrels, "query_lang=sw")
     assert len(own.queries(topics, qrels, "query_lang=sw", "on_duplicate=first")) == 112

@@ -1,4 +1,4 @@
-"""A user's own collection: JSONL or TSV files, plain or gzipped."""
+"""Collections in JSONL or TSV files, plain or gzipped: a user's own, and those that are published so."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from clir_cli.datasets.collection import Source, TestCollection
+from clir_cli.datasets import places
+from clir_cli.datasets.collection import Source, TestCollection, united
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
 from clir_cli.progress import say
 from clir_cli.text.languages import language
-from clir_cli.types import Doc, Qrel, Query, content
+from clir_cli.types import Doc, Qrel, Query, content, neutral
 
 SHIPPED = "clir:"  # `clir:demo/docs.en.jsonl` lies in this package
 PLACE = re.compile(r"\{([^{}]*)\}")
 IDS = ("doc_id", "docid", "id", "_id", "docno", "query_id", "qid", "topic_id")  # the names an id goes by, in this order
 TEXTS = ("title", "text", "description", "narrative", "contents", "query", "question")  # and a text
 UNNAMED = {"docs": ("doc_id", "title", "text"), "topics": ("query_id", "title", "description")}  # TSV, no header
+FIELDS = ("title", "description", "narrative")
 ORIGINALS = ("original", "human translation")  # the versions of an HC4 topic that people wrote
 Part = Literal["docs", "topics", "qrels"]
 Columns = Mapping[str, str | int]
@@ -29,7 +31,8 @@ Columns = Mapping[str, str | int]
 
 @dataclass(frozen=True, kw_only=True)
 class Files(TestCollection):
-    """Documents, topics and qrels in files. Paths may hold {lang} {iso3} {query_lang} {doc_lang} {split}.
+    """Documents, topics and qrels in files. Paths may hold {lang} {iso3} {name} {query_lang} {doc_lang} {split} {path}.
+    They may be places elsewhere too (places.py): `hub:OWNER/NAME@REVISION/docs.jsonl`, `https://HOST/qrels.txt`.
 
     Documents: JSONL, or TSV `doc_id text` / `doc_id title text`. Topics: the same with query_id (`query_id title
     description`), or HC4's JSONL with all languages of a topic in one line. TSV is never unquoted: a quotation mark is
@@ -38,7 +41,7 @@ class Files(TestCollection):
     """
 
     docs: str = content()
-    topics: str = content()
+    topics: str | Mapping[str, str] = content()  # or language -> place, "*" for those that are not named
     qrels: str | Mapping[str, str] | None = content(None)  # one file, or name -> file: shallow and pool judgments
     docs_columns: Columns | None = None  # doc_id, lang and the fields -> column name or number from 1
     topics_columns: Columns | None = None
@@ -46,6 +49,10 @@ class Files(TestCollection):
     header: bool | Literal["auto"] = "auto"  # TSV: whether the first line names the columns; auto: if it looks so
     aligned: str | None = None  # a pattern whose group 1 is the part of a doc_id that its translations share
     topic_source: str | None = None  # HC4 topics: which version of a language; None: the original, else the human one
+    translated: Mapping[str, str] | None = content(None)  # {en: path}: translations of the documents, under their ids
+    qrels_splits: Mapping[str, tuple[str, ...]] | None = None  # {pools: [test-a]}: judgments that only some splits have
+    checksums: Mapping[str, str] | None = neutral(None)  # end of an address -> md5:HEX or sha256:HEX of what it gives
+    qrels_lang: bool = False  # the second column of the qrels is the documents' language (ISO 639-3), not 0 or Q0
 
     def __post_init__(self) -> None:
         TestCollection.__post_init__(self)
@@ -57,25 +64,41 @@ class Files(TestCollection):
             raise ValueError(
                 f"doc_lang is a pool ({self.doc_label}), but docs={self.docs!r} holds no {{lang}}, docs_columns no lang"
             )
-        self.path("docs", self.doc_langs[0])
-        self.path("topics", self.query_lang)
+        self._filled_place("docs", self.doc_langs[0])
+        self._filled_place("topics", self.query_lang)
         for name in self._qrels_by_name():
-            self.path("qrels", self.doc_langs[0], name)
+            self._filled_place("qrels", self.doc_langs[0], name)
 
     # Where things are
 
-    def path(self, part: Part, lang: str, name: str = "") -> Path:
-        """The file of a part in `lang`; for qrels, of the judgments called `name`. ValueError for an unknown place."""
-        text = PLACE.sub(lambda found: self._filled(part, found[1], lang), self._template(part, name))
+    def place(self, part: Part, lang: str, name: str = "") -> str:
+        """Where a part in `lang` is (places.py); for qrels, the judgments called `name`."""
+        text = self._filled_place(part, lang, name)
+        if "{path}" in text:
+            text = text.replace("{path}", str(self.root()))
         if text.startswith(SHIPPED):
-            return Path(__file__).parent / text.removeprefix(SHIPPED)
-        return Path(text).expanduser().absolute()
+            return str(Path(__file__).parent / text.removeprefix(SHIPPED))
+        if not _is_elsewhere(text):
+            return str(Path(text).expanduser().absolute())
+        address, _, member = text.partition("!")
+        sums = [known for end, known in (self.checksums or {}).items() if address.endswith(end)]
+        return address + "".join(f"#{known.replace(':', '=')}" for known in sums[:1]) + (f"!{member}" if member else "")
+
+    def _filled_place(self, part: Part, lang: str, name: str = "") -> str:
+        """The place with all but {path} filled. ValueError for an unknown place."""
+        return PLACE.sub(lambda found: self._filled(part, found[1], lang), self._template(part, name, lang))
 
     def _filled(self, part: Part, place: str, lang: str) -> str:
         """What stands for a place. Topics may hang on the documents' language too: CIRAL's English ones do."""
-        values = {"lang": lang, "iso3": language(lang).iso3, "split": self.split}
+        if part == "docs" and lang in (self.translated or {}) and lang not in self.doc_langs:
+            lang = self._translated_from()
+        spoken = language(lang)
+        values = {
+            "lang": lang, "iso3": spoken.iso3, "name": spoken.name.lower(), "split": self.split, "path": "{path}",
+        }  # fmt: skip
         if part == "topics":
-            values |= {"query_lang": lang, "doc_lang": self.doc_langs[0] if len(self.doc_langs) == 1 else None}
+            one = self.doc_langs[0] if len(self.doc_langs) == 1 else None
+            values |= {"query_lang": lang, "doc_lang": one, "doc_iso3": language(one).iso3 if one else None}
         else:
             values |= {"query_lang": self.query_lang, "doc_lang": lang}
         if place not in values:
@@ -87,21 +110,43 @@ class Files(TestCollection):
             raise ValueError(f"{part}: the path holds {{{place}}}: {why}")
         return value
 
-    def _template(self, part: Part, name: str = "") -> str:
-        if part != "qrels":
-            return self.docs if part == "docs" else self.topics
+    def _translated_from(self) -> str:
+        if len(self.doc_langs) == 1:
+            return self.doc_langs[0]
+        raise ConfigError(
+            f"dataset.translated: translations are read for one language of documents at a time, doc_lang is a pool "
+            f"({self.doc_label}); choose another translator, or sweep over dataset.doc_lang"
+        )
+
+    def _template(self, part: Part, name: str = "", lang: str = "") -> str:
+        if part == "docs" and lang not in self.doc_langs and lang in (self.translated or {}):
+            return (self.translated or {})[lang]
+        if part == "docs":
+            return self.docs
+        if part == "topics":
+            return self._topics_in(lang)
         known = self._qrels_by_name()
         if name not in known:
             there = ", ".join(known) or "none (dataset.qrels is not set)"
             raise ConfigError(f"dataset.judgments: no judgments {name!r}; there are: {there}")
         return known[name]
 
+    def _topics_in(self, lang: str) -> str:
+        if isinstance(self.topics, str):
+            return self.topics
+        if (found := self.topics.get(lang, self.topics.get("*"))) is None:
+            raise ConfigError(f"dataset.topics has none in {lang!r}; there are: {' '.join(self.topics)}")
+        return found
+
     @property
     def judgment_names(self) -> tuple[str, ...]:
         return tuple(self._qrels_by_name()) if self.judgments is None else self.judgments
 
     def _qrels_by_name(self) -> dict[str, str]:
-        return {"qrels": self.qrels} if isinstance(self.qrels, str) else dict(self.qrels or {})
+        """name -> place of the judgments that the split has."""
+        given = {"qrels": self.qrels} if isinstance(self.qrels, str) else dict(self.qrels or {})
+        only = self.qrels_splits or {}
+        return {name: place for name, place in given.items() if self.split in only.get(name, (self.split,))}
 
     def source(self, part: Part, lang: str, name: str = "") -> Source:
         """The files of one part and what decides how they are read.
@@ -109,7 +154,9 @@ class Files(TestCollection):
         `name`: for qrels the judgments, for topics the version (HC4). ConfigError where there is no such part.
         """
         if part == "qrels":
-            return Source(tuple(dict.fromkeys(self.path(part, code, name) for code in self.doc_langs)), {})
+            wanted = list(dict.fromkeys(self.place(part, code, name) for code in self.doc_langs))
+            kept = {"lang": self.doc_label} if self.qrels_lang else {}
+            return Source(_fingerprinted(wanted), {**kept, **_elsewhere(wanted)})
         reading: dict[str, object] = {
             "format": self.format, "header": self.header, "lang": lang,
             "on_empty": self.on_empty, "on_duplicate": self.on_duplicate,
@@ -118,17 +165,20 @@ class Files(TestCollection):
             self._check_language(part, lang)
             reading |= {"columns": self.docs_columns, "aligned": self.aligned}
         else:
-            if self._table(part, lang).tsv:
+            if self._is_tsv(self.place(part, lang)):
                 self._check_plain_topics(lang, name or self.topic_source)
             reading |= {"columns": self.topics_columns, "source": name or self.topic_source}
-        return Source((self.path(part, lang),), reading)
+        wanted = [self.place(part, lang)]
+        return Source(_fingerprinted(wanted), {**reading, **_elsewhere(wanted)})
 
     # Which languages a file holds
 
     def _one_language(self, part: Part) -> bool:
         """Whether the path of a part differs by language."""
         own = "query_lang" if part == "topics" else "doc_lang"
-        return not {"lang", "iso3", own}.isdisjoint(PLACE.findall(self._template(part)))
+        if part == "topics" and not isinstance(self.topics, str):
+            return True
+        return not {"lang", "iso3", "name", own}.isdisjoint(PLACE.findall(self._template(part, lang=self.doc_langs[0])))
 
     def _tells_languages(self, part: Part) -> bool:
         columns = self.docs_columns if part == "docs" else self.topics_columns
@@ -137,6 +187,8 @@ class Files(TestCollection):
     def _check_language(self, part: Part, lang: str) -> None:
         """Refuse to take a file in one language for another."""
         langs = self.doc_langs if part == "docs" else (self.query_lang,)
+        if part == "docs" and lang in (self.translated or {}):
+            return
         if lang not in langs and not self._tells_languages(part):
             raise ConfigError(
                 f"dataset.{part} has none in {lang!r}: {self._template(part)!r} holds no {{lang}} and "
@@ -200,21 +252,57 @@ class Files(TestCollection):
 
     def read_qrels(self, name: str) -> list[Qrel]:
         """The judgments called `name`, over all document languages of the pool."""
-        judged: dict[tuple[str, str], Qrel] = {}
-        for path in self.source("qrels", "", name).files:
-            for row in read_qrels(path):
-                first = judged.setdefault((row.query_id, row.doc_id), row)
-                if first != row:
-                    raise DataError(
-                        f"{path}: {row.doc_id!r} is judged {row.relevance} for query {row.query_id!r}, "
-                        f"and {first.relevance} in another language's file of the pool"
-                    )
-        return list(judged.values())
+        wanted = dict.fromkeys(
+            (self.place("qrels", code, name), code if self.qrels_lang else "") for code in self.doc_langs
+        )
+        parts = []
+        for place, code in wanted:
+            (path,) = places.files("dataset.qrels", place)
+            parts.append((path, _judged_in(path, code) if code else read_qrels(path)))
+        return united(parts)
 
     def _table(self, part: Literal["docs", "topics"], lang: str) -> Table:
-        path = self.path(part, lang)
-        tsv = self.format == "tsv" if self.format != "auto" else not is_jsonl(path)
-        return Table(path, part, tsv, self.docs_columns if part == "docs" else self.topics_columns, self.header)
+        place = self.place(part, lang)
+        path = places.files(f"dataset.{part}", place)[0] if _is_elsewhere(place) else Path(place)
+        columns = self.docs_columns if part == "docs" else self.topics_columns
+        return Table(path, part, self._is_tsv(place), columns, self.header)
+
+    def _is_tsv(self, place: str) -> bool:
+        return self.format == "tsv" if self.format != "auto" else not is_jsonl(Path(place.split("#", maxsplit=1)[0]))
+
+
+def _is_elsewhere(place: str) -> bool:
+    return place.startswith(("hub:", *places.WEB))
+
+
+def _elsewhere(wanted: list[str]) -> dict[str, object]:
+    """What stands in an identity beside the notes of places that are not on this machine."""
+    return {"places": found} if (found := [place for place in wanted if _is_elsewhere(place)]) else {}
+
+
+def _fingerprinted(wanted: list[str]) -> tuple[Path, ...]:
+    return tuple(
+        dict.fromkeys(p for w in wanted for p in (places.fingerprinted(w) if _is_elsewhere(w) else (Path(w),)))
+    )
+
+
+def _judged_in(path: Path, lang: str) -> list[Qrel]:
+    """The judgments of documents in one language, which the second column names. TREC's NeuCLIR files are so."""
+    judged, other = list[Qrel](), Counter[str]()
+    inside = {line.split()[1] for _, line in read_lines(path, "dataset.qrels") if len(line.split()) == 4}
+    if language(lang).iso3 not in inside:
+        raise DataError(
+            f"{path}: no judgments of documents in {lang!r}: the second column has {', '.join(sorted(inside)[:6]) or 'none'}"
+        )
+    for number, line in read_lines(path, "dataset.qrels"):
+        fields = line.split()
+        if len(fields) != 4 or not re.fullmatch(r"[+-]?\d+", fields[3]):
+            raise DataError(f"{path}:{number}: expected query_id language doc_id relevance, found {line[:120]!r}")
+        if fields[1] == language(lang).iso3:
+            judged.append(Qrel(fields[0], fields[2], int(fields[3])))
+        else:
+            other[fields[1]] += 1
+    return judged
 
 
 def _groups(pattern: str) -> int:
@@ -347,16 +435,22 @@ def _is_hc4(table: Table) -> bool:
 
 def _hc4_topics(table: Table, lang: str, source: str | None) -> list[Query]:
     """The topics that have a version in `lang`; how many have none is said."""
-    found, absent = [], 0
+    found, absent, lacking = [], 0, Counter[str]()
     for line, row in table.rows():
         if versions := _hc4_versions(row, lang):
             query_id = parse_id(table.path, line, "topic_id", row.get("topic_id"))
             where = f"{table.path}:{line}: topic {query_id!r} in {lang!r}"
-            found.append(Query(query_id, _hc4_texts(where, versions, source), lang))
+            texts = _hc4_texts(where, versions, source)
+            own = [v for v in row["topics"] if isinstance(v, dict) and v.get("source") == ORIGINALS[0]]
+            lacks = [name for name in FIELDS if name not in texts and any(v.get(f"topic_{name}") for v in own)]
+            lacking.update(lacks)
+            found.append(Query(query_id, {**texts, **dict.fromkeys(lacks, "")}, lang))
         else:
             absent += 1
     if not found:
         raise DataError(f"{table.path}: no topics in {lang!r}")
+    for name, count in lacking.items():
+        say(f"{table.path}: {count} topics have no {name} in {lang!r}, though the original has one")
     if absent:
         say(f"{table.path}: {absent} of {absent + len(found)} topics have no version in {lang!r} and are left out")
     return found
@@ -377,7 +471,7 @@ def _hc4_texts(where: str, versions: Mapping[str, Mapping[str, Any]], source: st
             f"{where} has no version {' or '.join(map(repr, wanted))}\n"
             f"  there are: {', '.join(map(repr, versions))}; choose with dataset.topic_source=..."
         )
-    texts = {name: chosen.get(f"topic_{name}") or "" for name in ("title", "description", "narrative")}
+    texts = {name: chosen.get(f"topic_{name}") or "" for name in FIELDS}
     if strange := [name for name, text in texts.items() if not isinstance(text, str)]:
         raise DataError(f"{where}: expected text as topic_{strange[0]}, found {texts[strange[0]]!r}")
     return {name: text for name, text in texts.items() if text}
