@@ -8,6 +8,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence, Set
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Key = Literal["ids", "aligned"]
+BLOCK = 1 << 20  # numbers in memory at once
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -32,15 +34,46 @@ def write(
     on_empty: Literal["warn", "error", "drop"] = "warn",
     on_duplicate: Literal["error", "first"] = "error",
 ) -> dict[str, float]:
-    """Store documents in `folder` and count them: documents, empty, duplicates. Tens of bytes of memory a document.
+    """Store documents in `folder` and count them: documents, empty, duplicates. In flat memory: 60 MB, however many.
 
     Raises DataError for an empty text or a repeated id where the options say so; otherwise they are counted.
     """
-    import numpy as np
+    with (
+        _Numbers(folder / "offsets.raw", "q") as offsets,
+        _Numbers(folder / "ids.raw", "Q") as ids,
+        _Numbers(folder / "aligned.raw", "Q") as aligned,
+        _Numbers(folder / "aligned_rows.raw", "q") as aligned_rows,
+    ):
+        empty = _write_lines(docs, folder / "docs.jsonl", on_empty, offsets, ids, aligned, aligned_rows)
+        _save(folder / "offsets.npy", offsets.kind, len(offsets), offsets.blocks())
+        _save_lookup(folder, "ids", ids, None)
+        _save_lookup(folder, "aligned", aligned, aligned_rows)
+        documents = len(ids)
+    duplicates = _repeated(folder)
+    if duplicates and on_duplicate == "error":
+        _refuse_duplicates(folder, duplicates)
+    if duplicates:
+        _write_without(folder, set(duplicates))
+    return {
+        "documents": float(documents - len(duplicates)),
+        "empty": float(empty),
+        "duplicates": float(len(duplicates)),
+    }
 
-    sizes, ids, aligned, aligned_rows = array("q", [0]), array("Q"), array("Q"), array("q")
-    empty = 0
-    with (folder / "docs.jsonl").open("wb") as out:
+
+def _write_lines(
+    docs: Iterable[Doc],
+    path: Path,
+    on_empty: str,
+    offsets: _Numbers,
+    ids: _Numbers,
+    aligned: _Numbers,
+    aligned_rows: _Numbers,
+) -> int:
+    """Write a line per document, note where it begins and what it is called, and count those without text."""
+    empty = at = 0
+    offsets.append(0)
+    with path.open("wb") as out:
         for doc in docs:
             if not any(map(str.strip, doc.fields.values())):
                 _refuse_empty(doc, on_empty)
@@ -51,31 +84,92 @@ def write(
                 aligned.append(hashed(doc.aligned))
                 aligned_rows.append(len(ids))
             ids.append(hashed(doc.doc_id))
-            sizes.append(out.write(_line(doc)))
+            at += out.write(_line(doc))
+            offsets.append(at)
         out.flush()
         os.fsync(out.fileno())
-    np.save(folder / "offsets.npy", np.cumsum(np.asarray(sizes)))  # (documents + 1,), bytes
-    _save_lookup(folder, "ids", np.asarray(ids), np.arange(len(ids)))
-    _save_lookup(folder, "aligned", np.asarray(aligned), np.asarray(aligned_rows))
-    duplicates = _repeated(folder)
-    if duplicates and on_duplicate == "error":
-        _refuse_duplicates(folder, duplicates)
-    if duplicates:
-        _write_without(folder, set(duplicates))
-    return {"documents": float(len(ids) - len(duplicates)), "empty": float(empty), "duplicates": float(len(duplicates))}
+    return empty
 
 
 def _line(doc: Doc) -> bytes:
     return (_encode([doc.doc_id, doc.lang, doc.aligned, dict(doc.fields)]) + "\n").encode()
 
 
-def _save_lookup(folder: Path, name: Key, hashes: np.ndarray, rows: np.ndarray) -> None:
-    """Hashes in rising order, and whose they are; equal ones in the collection's order."""
+class _Numbers:
+    """A column of 8-byte integers that goes to the disk as it grows; one block of it is in memory. Removed at the end."""
+
+    def __init__(self, path: Path, kind: Literal["q", "Q"]) -> None:
+        self.path, self.kind = path, kind
+        self._file, self._block, self._flushed = path.open("w+b"), array(kind), 0
+
+    def __enter__(self) -> _Numbers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        return self._flushed + len(self._block)
+
+    def append(self, number: int) -> None:
+        self._block.append(number)
+        if len(self._block) == BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._block.tofile(self._file)
+        self._flushed += len(self._block)
+        self._block = array(self.kind)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All numbers, a block at a time."""
+        import numpy as np
+
+        self._flush()
+        self._file.seek(0)
+        while len(block := np.fromfile(self._file, self.kind, BLOCK)):
+            yield block
+
+
+def _save(path: Path, kind: str, count: int, blocks: Iterable[np.ndarray]) -> None:
+    """An npy file of so many numbers, written block by block."""
+    with path.open("wb") as out:
+        _write_header(out, kind, count)
+        for block in blocks:
+            block.tofile(out)
+
+
+def _write_header(out: IO[bytes], kind: str, count: int) -> None:
     import numpy as np
 
-    order = np.argsort(hashes, kind="stable")
-    np.save(folder / f"{name}.npy", hashes[order])
-    np.save(folder / f"{name}_rows.npy", rows[order])
+    described = np.lib.format.dtype_to_descr(np.dtype(kind))
+    np.lib.format.write_array_header_1_0(out, {"descr": described, "fortran_order": False, "shape": (count,)})
+
+
+def _save_lookup(folder: Path, name: Key, hashes: _Numbers, rows: _Numbers | None) -> None:
+    """Hashes in rising order, and whose they are (None: in the collection's order); equal ones in that order.
+
+    Hashes are spread evenly, so the numbers are cut into ranges of about a block, and each is sorted in memory.
+    """
+    import numpy as np
+
+    count = len(hashes)
+    parts = np.uint64(-(-count // BLOCK) or 1)
+    with (folder / f"{name}.npy").open("wb") as sorted_hashes, (folder / f"{name}_rows.npy").open("wb") as sorted_rows:
+        _write_header(sorted_hashes, "Q", count)
+        _write_header(sorted_rows, "q", count)
+        for part in range(int(parts)):
+            mine, theirs, begin = [], [], 0
+            for block, owners in zip(hashes.blocks(), repeat(None) if rows is None else rows.blocks(), strict=False):
+                chosen = np.flatnonzero((block >> np.uint64(32)) * parts >> np.uint64(32) == part)
+                mine.append(block[chosen])
+                theirs.append(chosen + begin if owners is None else owners[chosen])
+                begin += len(block)
+            found = np.concatenate(mine) if mine else np.empty(0, "Q")
+            order = np.argsort(found, kind="stable")
+            found[order].tofile(sorted_hashes)
+            (np.concatenate(theirs) if theirs else np.empty(0, "q"))[order].tofile(sorted_rows)
 
 
 def _repeated(folder: Path) -> list[int]:
@@ -83,11 +177,14 @@ def _repeated(folder: Path) -> list[int]:
     import numpy as np
 
     hashes, rows = np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "ids_rows.npy", mmap_mode="r")
-    same = np.flatnonzero(hashes[1:] == hashes[:-1])
-    suspects = sorted({int(rows[i + k]) for i in same for k in (0, 1)})
+    suspects = set()
+    for begin in range(0, len(hashes), BLOCK):
+        block = np.asarray(hashes[begin : begin + BLOCK + 1])
+        same = np.flatnonzero(block[1:] == block[:-1]) + begin
+        suspects |= {int(rows[i + k]) for i in same for k in (0, 1)}
     seen: set[str] = set()
     repeated = []
-    for row, doc in zip(suspects, Docstore(folder).take(suspects), strict=True):
+    for row, doc in zip(sorted(suspects), Docstore(folder).take(sorted(suspects)), strict=True):
         if doc.doc_id in seen:
             repeated.append(row)
         seen.add(doc.doc_id)
@@ -183,9 +280,14 @@ class Docstore:
         """A doc_id that both collections have, if there is one. Documents are read only where hashes are equal."""
         import numpy as np
 
-        same = np.isin(self._array("ids"), other._array("ids"))
-        ids = [doc.doc_id for doc in self.take(sorted(self._array("ids_rows")[same].tolist()))]
-        return next(iter(other.find(ids)), None)
+        mine, rows, theirs = self._array("ids"), self._array("ids_rows"), other._array("ids")
+        for begin in range(0, len(mine) if len(theirs) else 0, BLOCK):
+            block = mine[begin : begin + BLOCK]
+            near = theirs[np.minimum(np.searchsorted(theirs, block), len(theirs) - 1)]
+            suspects = sorted(rows[begin : begin + BLOCK][near == block].tolist())
+            if found := other.find([doc.doc_id for doc in self.take(suspects)]):
+                return next(iter(found))
+        return None
 
 
 def _refuse_shared(one: Doc, other: Doc) -> None:

@@ -55,12 +55,14 @@ def test_sides_that_are_not_parallel_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_bitext_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must hold \{lang\} or \{iso3\}"):
+    with pytest.raises(ValueError, match=r"must hold \{lang\}, \{iso3\} or \{flores\}"):
         Bitext(texts="a.{pair}", query_lang="en", doc_lang="de")
     with pytest.raises(ValueError, match="query_lang 'de' is among the documents' languages"):
         small(tmp_path, "de", "de")
-    with pytest.raises(ValueError, match="may hold lang, iso3, pair, iso3_pair in braces"):
-        Bitext(texts="a.{lang}.{split}", query_lang="en", doc_lang="de")
+    with pytest.raises(
+        ValueError, match=r"\{year\} is no place(.|\n)*\{lang\} \{iso3\} \{flores\} \{pair\} \{iso3_pair\} \{split\}"
+    ):
+        Bitext(texts="a.{lang}.{year}", query_lang="en", doc_lang="de")
     with pytest.raises(ConfigError, match="no judgments 'shallow'; there are: lines"):
         small(tmp_path).read_qrels("shallow")
     with pytest.raises(ConfigError, match="no lines in 'fr'; there are en and de"):

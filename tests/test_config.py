@@ -12,7 +12,7 @@ from clir_cli.plan import planned
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.store import Store
 
-GROUPS = [p.name for p in compose.packaged().iterdir() if p.is_dir()]
+GROUPS = [p.name for p in compose.packaged().iterdir() if p.is_dir() and p.name != "target"]  # targets: test_reproduction.py
 
 
 def one(*overrides: str, dirs: tuple[Path, ...] = ()) -> config.Config:
@@ -29,6 +29,9 @@ def refused(*overrides: str, multirun: bool = False) -> str:
 NEEDS = {  # what a choice cannot be composed without
     "dataset/files": ["dataset.docs=d.tsv", "dataset.topics=t.tsv", "dataset.query_lang=en", "dataset.doc_lang=yo"],
     "dataset/bitext": ["dataset.texts=t.{lang}", "dataset.pair=de-en"],
+    "dataset/hub": ["dataset.repo=a/b", "dataset.docs=d", "dataset.topics=t", "dataset.query_lang=en", "dataset.doc_lang=de"],
+    **{f"dataset/{name}": ["dataset.docs=p.tsv"] for name in ("mkqa", "xor_tydi")},
+    "dataset/irds": ["dataset.id=hc4/fa/dev", "dataset.query_lang=en", "dataset.doc_lang=fa"],
     "translator/llm": ["llm=transformers", "llm.model=me/llm"],
     **{f"retriever/{name}": ["retriever.model=me/encoder"] for name in ("dense", "static", "backbone", "nllb_e5", "late_interaction")},
     "retriever/hierarchical": ["retriever.encoder.model=me/encoder"],
@@ -46,9 +49,10 @@ NEEDS = {  # what a choice cannot be composed without
     "llm/transformers": ["llm.model=me/llm", "reranker=listwise"],
     "llm/vllm": ["llm.model=me/llm", "reranker=listwise"],
     "prompt/pick": ["reranker=setwise"],
-    **{f"quirk/{name}": ["reranker=listwise"] for name in ("words_truncation", "context_4096", "digits_parsing")},
-    "quirk/k10_pairwise": ["reranker=pairwise"],
-    "quirk/first_wins_parsing": ["reranker=setwise"],
+    **{
+        f"quirk/{name}": [w for w in compose.description(path)[0].split()[2:] if not w.startswith(("-m", "quirk="))]
+        for name, path in compose.choices("quirk").items()
+    },
     "prompt/grade": ["reranker=pointwise"],
     "prompt/write_query": ["reranker=query_likelihood"],
 }  # fmt: skip
@@ -59,6 +63,9 @@ def test_every_yaml_composes_binds_to_its_class_and_says_how_to_use_it(group: st
     command, description = compose.description(compose.choices(group)[name])
     assert command.startswith("clir ") and f"{name}" in command, "the first line is a command that uses it"
     assert 10 < len(description) < 200
+    if group == "sweep":
+        assert len(compose.cells([f"sweep={name}"], multirun=True)) > 1
+        return
     more = NEEDS.get(f"{group}/{name}", ["reranker=listwise"] if group in {"llm", "prompt"} else [])
     built = one(f"{group}={name}", *more)
     assert built.plain["names"][group] == name
