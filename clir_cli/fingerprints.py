@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from clir_cli.steps import Pending
 SMALL = 8 << 20  # bytes that a plan reads without asking: 5 ms
 YOUNG = 2.0  # seconds: a file this fresh may change again within its time stamp's grain, so its hash is not remembered
 CHUNK = 1 << 22
+MANY = 20  # files
 
 
 @dataclass
@@ -41,6 +42,22 @@ class Fingerprints:
             raise DataError(f"{path} does not exist")
         return self._file(path)
 
+    def fingerprints(self, paths: Sequence[Path]) -> list[str]:
+        """Those of several files; of many they are remembered together, so that a plan does not read a thousand files."""
+        if len(paths) < MANY or not all(p.is_file() for p in paths):
+            return [self.fingerprint(p) for p in paths]
+        stats = [p.stat() for p in paths]
+        states = json.dumps([_state(p.resolve(), s) for p, s in zip(paths, stats, strict=True)])
+        note = self.folder / f"{hashlib.sha256(states.encode()).hexdigest()[:24]}.json"
+        try:
+            found: list[str] = json.loads(note.read_text())["value"]
+        except (OSError, ValueError, KeyError):
+            found = [self._file(p) for p in paths]
+            newest = max(max(s.st_mtime, s.st_ctime) for s in stats)
+            if time.time() - newest >= YOUNG and not any(isinstance(f, Pending) for f in found):
+                write_json(note, {"value": found})
+        return found
+
     def contents(self, value: Any) -> Any:
         """A content field's identity: paths (one, several or named) become hashes; what is None stays None."""
         if value is None:
@@ -50,7 +67,7 @@ class Fingerprints:
         if isinstance(value, tuple | list):
             return [self.contents(v) for v in value]
         if "{" in str(value):
-            return str(value)  # a pattern: the stage that fills it adds the file's own hash
+            return "{}"  # a pattern: the stage that fills it adds the files' own hashes
         return self.fingerprint(Path(value).expanduser())
 
     def _file(self, path: Path) -> str:

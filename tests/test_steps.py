@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clir_cli import fingerprints
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.retrievers.dense import Dense
@@ -119,6 +120,22 @@ def test_a_large_file_is_not_read_while_planning(tmp_path: Path, monkeypatch: py
     assert eager.fingerprint(tmp_path / "large") == young == lazy.fingerprint(tmp_path / "large")
     (tmp_path / "large").write_text("A LARGE FILE")
     assert "to be fingerprinted" in lazy.fingerprint(tmp_path / "large")
+
+
+def test_a_collection_of_many_files_is_read_once_and_again_when_one_changes(tmp_path, prints, monkeypatch):
+    monkeypatch.setattr("clir_cli.fingerprints.YOUNG", -1.0)
+    paths = [tmp_path / f"{i}.sgml" for i in range(30)]
+    for path in paths:
+        path.write_text(path.name)
+    first = prints.fingerprints(paths)
+    assert first == [prints.fingerprint(path) for path in paths]
+    read: list[str] = []
+    hashed = fingerprints._sha256
+    monkeypatch.setattr(fingerprints, "_sha256", lambda path, size: read.append(path.name) or hashed(path, size))
+    assert Fingerprints(prints.folder).fingerprints(paths) == first and read == []
+    paths[7].write_text("changed")
+    again = Fingerprints(prints.folder).fingerprints(paths)
+    assert [i for i in range(30) if again[i] != first[i]] == [7]
 
 
 def test_steps_come_after_what_they_need() -> None:
