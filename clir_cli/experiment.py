@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from clir_cli import config, provenance
+from clir_cli import config, ir_metadata, provenance
 from clir_cli.config import Config
 from clir_cli.docstore import Docstore
 from clir_cli.errors import DataError
@@ -81,6 +81,7 @@ COSTS = [
     "failed",
     "usd",
 ]
+RUNS = ("first_stage.trec", "rerank_*.trec", "run.trec")  # the rankings of an experiment folder
 TABLES = {"metrics.csv": METRICS, "per_query.csv": PER_QUERY, "costs.csv": COSTS}  # what a sweep concatenates
 
 
@@ -91,6 +92,9 @@ class Experiment:
     cfg: Config
     stages: Stages
     made: set[str] = field(default_factory=set)  # keys of the steps that this process made rather than found
+
+    def __post_init__(self) -> None:
+        self.store.pins.update(self.cfg.plain.get("models", {}))
 
     @property
     def store(self) -> Store:
@@ -202,15 +206,15 @@ class Experiment:
 
     def _write(self, draft: Path, final: Path) -> None:
         name = f"{final.parent.name}/{final.name}"
-        config.dump(self.cfg.plain, draft / "config.yaml")
-        labels = self.cfg.labels
+        pins = dict(self._pins())
+        config.dump({**self.cfg.plain, **({"models": pins} if pins else {})}, draft / "config.yaml")
         for stage, ranking in self.rankings.items():
             second = stage != "first_stage" and bool(self.second)
             path = draft / ("run.trec" if stage == "final" else f"{stage}.trec")
             if stage == "final" and not second:
                 shutil.copyfile(draft / "first_stage.trec", path)
             else:
-                self._write_run(ranking, path, tag_of(labels["retriever"], labels["reranker"] if second else ""))
+                self._write_run(ranking, path, tag_of(self.cfg.labels, second))
         write_rows(draft / "queries.csv", QUERIES, self._query_rows(name))
         write_rows(draft / "costs.csv", COSTS, self._cost_rows(name))
         self._join_answers(draft / "answers.jsonl.gz")
@@ -226,6 +230,14 @@ class Experiment:
         }  # fmt: skip
         write_json(draft / "manifest.json", manifest)
         evaluate_into(draft, name, self.store, self.cfg, self.asked())
+
+    def _pins(self) -> Iterator[tuple[str, str]]:
+        """The commits of hub models that the configuration names by a pattern only: `opus-mt-{source}-{target}`."""
+        named = str(self.cfg.plain)
+        for step in self.steps:
+            for name, revision in _hub_models(step.meaning):
+                if repr(name) not in named:
+                    yield name, revision
 
     def _write_run(self, ranking: Ranking, path: Path, tag: str) -> None:
         from clir_cli import runs
@@ -285,9 +297,21 @@ class Experiment:
         return hasattr(cfg.reranker, "llm")
 
 
-def tag_of(*labels: str) -> str:
-    """A run tag of at most 24 characters of [A-Za-z0-9_.-]."""
-    name = "-".join(label for label in labels if label)
+def _hub_models(meaning: Any) -> Iterator[tuple[str, str]]:
+    """(id, commit) of every hub model in an identity."""
+    if isinstance(meaning, Mapping):
+        if set(meaning) == {"id", "revision"}:
+            yield meaning["id"], meaning["revision"]
+        meaning = list(meaning.values())
+    if isinstance(meaning, list | tuple):
+        for inside in meaning:
+            yield from _hub_models(inside)
+
+
+def tag_of(labels: Mapping[str, str], second: bool = True) -> str:
+    """A run's tag, at most 24 characters of [A-Za-z0-9_.-]; `second`: after reranking, where there is any."""
+    reranker = labels["reranker"] if second and labels["reranker"] != "none" else ""
+    name = "-".join(label for label in (labels["retriever"], reranker) if label)
     return "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in name)[:24]
 
 
@@ -338,7 +362,8 @@ def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Seq
         scored: dict[str, tuple[Any, Any]] = {}  # by content: without a reranker both stages hold the same ranking
         for stage, file in stages.items():
             if (content := provenance.checksum(folder / file)) not in scored:
-                scored[content] = _scored(folder / file, qrels, request)
+                with _answers(cfg, store):
+                    scored[content] = _scored(folder / file, qrels, request)
             summary, counted = scored[content]
             base = {"experiment": name, "judgments": request["judgments"], "stage": stage}
             metrics += [{**_columns(cfg, stage), **base, **_measured(row)} for row in summary]
@@ -350,8 +375,29 @@ def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Seq
     done = {e["judgments"]: e for e in [*manifest["evaluated"], *asked]}
     manifest |= {"evaluated": list(done.values()), "notes": list(dict.fromkeys([*manifest["notes"], *notes]))}
     write_json(folder / "manifest.json", manifest)
+    ir_metadata.write(ir_metadata.of(folder, tag_of(cfg.labels)), folder / ir_metadata.FILE)
     for note in dict.fromkeys(notes):
         say(f"note: {note}")
+
+
+@contextmanager
+def _answers(cfg: Config, store: Store) -> Iterator[None]:
+    """Lets measures that read the passages (R@2kt) find them, where the dataset knows the questions' answers."""
+    if not hasattr(cfg.dataset, "read_answers"):
+        yield
+        return
+    from clir_cli import answers
+
+    folders = [store.folder(Stages(store).docs(cfg, lang)) for lang in cfg.dataset.doc_langs]
+    stores = [Docstore(folder) for folder in folders if folder is not None]
+
+    def passages(ids: Sequence[str]) -> Iterator[str]:
+        for at in range(0, len(ids), 50):
+            found = {i: doc for docs in stores for i, doc in docs.find(ids[at : at + 50]).items()}
+            yield from (found[i].fields.get("text", "") for i in ids[at : at + 50] if i in found)
+
+    with answers.known(cfg.dataset.read_answers(), passages):
+        yield
 
 
 def _scored(run: Path, qrels: list[Qrel], request: Mapping[str, Any]) -> tuple[list[Any], list[tuple[str, str, str]]]:

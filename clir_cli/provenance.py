@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import shlex
 import socket
@@ -70,6 +71,8 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "cpu": _cpu(),
+        "ram_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "gpus": _gpus(),
     }
 
@@ -104,6 +107,21 @@ def _gpus() -> list[str]:
     if torch is None or not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _cpu() -> str:
+    """The processor's model where the system tells it, else its architecture."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def without_names(text: str) -> str:
+    """A text that may leave this machine: the home folder is `~`, which paths of a configuration may begin with."""
+    home = str(Path.home())
+    return text if home in {"", "/"} else re.sub(re.escape(home) + r"(?=[/\s'\":,;]|$)", "~", text)
 
 
 def checksum(path: Path) -> str:

@@ -262,6 +262,9 @@ def _columns(path: Path) -> pd.DataFrame:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a complete gzip file ({error}); fetch it again") from error
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
+    if lines and lines[0].startswith(b"# ir_metadata.start"):  # a header that some tools write; ids may begin with # too
+        end = next((n for n, line in enumerate(lines) if line.startswith(b"# ir_metadata.end")), -1)
+        lines[: end + 1] = [b""] * (end + 1)
     split = [line.split() for line in lines]  # bytes split at ASCII white space only: an id may hold others
     numbers = [number for number, fields in enumerate(split, 1) if fields]
     for number in numbers:

@@ -160,13 +160,16 @@ def find(target: str) -> type[Any]:
 
 def role(cls: type[Any], name: str) -> str | None:
     """What a field means for identity; None if the class has no such field."""
-    return next((str(f.metadata.get("role", "indexed")) for f in dataclasses.fields(cls) if f.name == name), None)
+    metadata = _metadata(cls).get(name)
+    return None if metadata is None else str(metadata.get("role", "indexed"))
 
 
-def is_path(cls: type[Any], name: str) -> bool:
-    """Whether a field names files: a model's folder, or others whose bytes count."""
-    metadata: Mapping[str, Any] = next((f.metadata for f in dataclasses.fields(cls) if f.name == name), {})
-    return metadata.get("role") in {"content", "model"} or bool(metadata.get("content"))
+def is_path(cls: type[Any], name: str, value: Any) -> bool:
+    """Whether the value of a field names files: a model's folder, or others whose bytes count."""
+    metadata = _metadata(cls).get(name, {})
+    if "words" in metadata:
+        return isinstance(value, str) and value not in metadata["words"]
+    return metadata.get("role") in {"content", "model"} or bool(metadata.get("content") or metadata.get("path"))
 
 
 def complete(node: dict[str, Any], cls: type[Any] | None = None) -> None:
@@ -180,17 +183,31 @@ def complete(node: dict[str, Any], cls: type[Any] | None = None) -> None:
         except ConfigError:
             return
     if cls is not None:
-        for f in dataclasses.fields(cls):
-            if f.name not in node and f.default is not dataclasses.MISSING:
-                node[f.name] = default(cls, f.name)
+        for name, value in _defaults(cls).items():
+            if name not in node:
+                node[name] = list(value) if isinstance(value, tuple) else value
 
 
 def default(cls: type[Any], name: str) -> Any:
     """The value a field has when nothing is said, lists as lists; None if it has none."""
-    value = next(
-        (f.default for f in dataclasses.fields(cls) if f.name == name and f.default is not dataclasses.MISSING), None
-    )
+    value = _defaults(cls).get(name)
     return list(value) if isinstance(value, tuple) else value
+
+
+_DEFAULTS: dict[type[Any], dict[str, Any]] = {}
+_METADATA: dict[type[Any], dict[str, Mapping[str, Any]]] = {}
+
+
+def _defaults(cls: type[Any]) -> dict[str, Any]:
+    if cls not in _DEFAULTS:
+        _DEFAULTS[cls] = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+    return _DEFAULTS[cls]
+
+
+def _metadata(cls: type[Any]) -> dict[str, Mapping[str, Any]]:
+    if cls not in _METADATA:
+        _METADATA[cls] = {f.name: f.metadata for f in dataclasses.fields(cls)}
+    return _METADATA[cls]
 
 
 def one_line(error: Exception) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LEASE = 60.0  # seconds without a heartbeat after which another host may take a step over
 POLL = 0.25  # seconds between looks at a step that somebody else makes
 DRAFT = ".draft"
+CLOCK_TICK = 2_000_000_000  # nanoseconds: the coarsest times that file systems give to changes
 
 
 class State(NamedTuple):
@@ -65,11 +66,12 @@ class Store:
     ledgers: tuple[
         Ledger, ...
     ] = ()  # what all that is asked of served models from here is booked in, beside each step's
+    pins: dict[str, str] = field(default_factory=dict)  # hub model -> commit, as a repeated configuration says
     prints: Fingerprints = field(init=False)
     _found: dict[str, Path] = field(default_factory=dict)
     _keys: dict[Step, str] = field(default_factory=dict)
     _promises: dict[Step, str] = field(default_factory=dict)
-    _listed: dict[str, dict[str, Path]] = field(default_factory=dict)
+    _listed: dict[str, tuple[int | None, dict[str, Path]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prints = Fingerprints(self.root / "fingerprints", self.eager)
@@ -135,13 +137,24 @@ class Store:
         key = self.key(step)
         if key is None:
             return None
-        if key not in self._found:
-            listed = self._listed.get(step.stage)
-            if listed is None or key not in listed:
-                listed = self._listed[step.stage] = self._list(self.root / "steps" / step.stage)
-            if key in listed:
-                self._found[key] = listed[key]
+        if key not in self._found and (found := self._look(step.stage).get(key)) is not None:
+            self._found[key] = found
         return self._found.get(key)
+
+    def _look(self, stage: str) -> dict[str, Path]:
+        """key -> folder of a stage's finished steps; its directory is read again only if it may have changed."""
+        folder = self.root / "steps" / stage
+        try:
+            changed = folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        known, listed = self._listed.get(stage, (None, {}))
+        if changed != known:
+            at = time.time_ns()
+            listed = self._list(folder)
+            settled = at - changed > CLOCK_TICK  # else another step may still come at what counts as the same time
+            self._listed[stage] = (changed if settled else None, listed)
+        return listed
 
     @staticmethod
     def _list(stage: Path) -> dict[str, Path]:
@@ -158,10 +171,25 @@ class Store:
         lock = self._lock(key)
         if lock.exists() and time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock):
             return State("in progress", f"on {provenance.lock_owner(lock)}")
-        failed = self._draft(step, key) / "failed.json"
-        if failed.exists():
-            return State("failed", read_json(failed)["error"].splitlines()[0])
-        return State("missing")
+        failed = self.failure(step)
+        return State("failed", failed["error"].splitlines()[0]) if failed else State("missing")
+
+    def failure(self, step: Step) -> dict[str, Any] | None:
+        """Why the last attempt at a step failed: `error`, `at`, and `state` where it is timeout or oom."""
+        key = self.key(step)
+        note = self._draft(step, key) / "failed.json" if key else None
+        return read_json(note) if note and note.exists() else None
+
+    def blame(self, step: Step, error: str, state: str = "failed") -> None:
+        """Note why an attempt at a step failed; the next one removes the note."""
+        key = self.key(step)
+        if key is not None and self.folder(step) is None:
+            write_json(self._draft(step, key) / "failed.json", {"error": error, "at": provenance.now(), "state": state})
+
+    def forgive(self, step: Step) -> None:
+        """Forget a failure: the step is to be tried again."""
+        if (key := self.key(step)) is not None:
+            (self._draft(step, key) / "failed.json").unlink(missing_ok=True)
 
     def record(self, step: Step) -> dict[str, Any]:
         """The step.json of a finished step."""
@@ -221,13 +249,7 @@ class Store:
                 else:
                     self.fill(step, key, draft)
             except Exception as error:
-                write_json(
-                    draft / "failed.json",
-                    {
-                        "error": f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}",
-                        "at": provenance.now(),
-                    },
-                )
+                self.blame(step, f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}")
                 raise
             if lease.compromise:  # the lease ran out under us: its new owner finishes
                 return False
@@ -258,6 +280,21 @@ class Store:
         counts = [read_json(folder / f"{i:05d}" / "counts.json") for i in numbers]
         seconds = [count.pop("seconds") for count in counts]
         return counts, sum(seconds[i] for i in found)
+
+    def make_shards(self, step: Step, task: int, tasks: int) -> None:
+        """Make this task's share of the missing shards, beside the other tasks of an array; `make` finishes the step."""
+        key = self.key(step)
+        if key is None or step.shards is None:
+            raise RunError(f"{step.stage} {step.label} has no shards to be made yet: {self.state(step).note}")
+        if self.folder(step) is not None:
+            return
+        at = At(self, self._draft(step, key))
+        folder, total = at.draft / "shards", step.shards.total(at)
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = range(task, -(-total // step.shards.size), tasks)
+        for i in track(numbers, len(numbers), f"{step.stage} {step.label}", "shards"):
+            if not (folder / f"{i:05d}").is_dir():
+                self._make_shard(step.shards, at, i, folder)
 
     def _make_shard(self, shards: Shards, at: At, i: int, folder: Path) -> None:
         part, begun = folder / f".{i:05d}-{os.getpid()}", time.monotonic()

@@ -258,9 +258,17 @@ def derived(default: Any, content: bool = False) -> Any:
     return field(default=default, metadata={"role": "derived", "before": default, "content": content})
 
 
-def neutral(default: Any = MISSING) -> Any:
-    """A field that changes speed or place, never the result: in no identity."""
-    return field(default=default, metadata={"role": "neutral"})
+def neutral(default: Any = MISSING, path: bool = False) -> Any:
+    """A field that changes speed or place, never the result: in no identity.
+
+    `path`: it names files, which a stage makes part of an identity by what they hold.
+    """
+    return field(default=default, metadata={"role": "neutral", "path": path})
+
+
+def word_or_path(default: str, words: tuple[str, ...]) -> Any:
+    """One of these words, or a file's path, whose bytes a stage makes part of an identity."""
+    return field(default=default, metadata={"words": words})
 
 
 def content(default: Any = MISSING) -> Any:

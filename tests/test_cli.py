@@ -140,7 +140,7 @@ def test_a_plan_for_machines_has_cells_and_steps(shared_clir: Clir) -> None:
     )
     assert [c["cell"] for c in found["cells"]] == [1, 2, 3, 4] and found["cells"][3]["same_as"] == 3
     assert "no analyser" in found["cells"][0]["error"] and found["cells"][2]["error"] is None
-    assert {"stage", "label", "key", "state", "note", "work", "cells"} == set(found["steps"][0])
+    assert {"stage", "label", "key", "state", "note", "work", "cells", "gpus", "loads"} == set(found["steps"][0])
 
 
 def test_why_names_the_fields_of_two_steps_and_of_two_experiments(shared_clir: Clir) -> None:
@@ -170,7 +170,7 @@ def test_configs_are_a_line_each_and_aligned_with_the_user_s_own(clir: Clir) -> 
     clir("new", "retriever", "of_mine")
     every, group = clir("configs").stdout.splitlines(), clir("configs", "retriever").stdout.splitlines()
     assert {line.split("=")[0] for line in every} == {
-        "dataset", "translator", "llm", "prompt", "retriever", "reranker", "experiment", "quirk",
+        "dataset", "translator", "llm", "prompt", "retriever", "reranker", "experiment", "quirk", "launcher", "sweep",
     }  # fmt: skip
     assert any(line.startswith("retriever=of_mine ") for line in every)
     for lines in (every, group):
@@ -321,7 +321,9 @@ def test_a_diff_shows_both_values_and_the_keys_that_differ(shared_clir: Clir) ->
     ]
     (line,) = [line for line in said.splitlines() if line.startswith("| AP ")]
     assert [cell.strip() for cell in line.split("|")][2:4] == [f"{v:.4f}" for v in value]
-    (row,) = [r for r in json.loads(shared_clir("diff", str(one), str(two), "--json").stdout) if r["measure"] == "AP"]
+    (row,) = [
+        r for r in json.loads(shared_clir("diff", str(one), str(two), "--json").stdout)["rows"] if r["measure"] == "AP"
+    ]
     assert [row["A"], row["B"]] == value and row["wins"] + row["ties"] + row["losses"] == 36
 
 
@@ -454,7 +456,7 @@ def test_cells_are_counted_alike_everywhere(clir: Clir) -> None:
         (["table", "x", "--format", "latx"], "latex"),
         (["table", "nowhere"], "nowhere"),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
-        (["run", "--config", "x.yaml", "reranker=none"], "neither overrides"),
+        (["run", "-m", "--config", "x.yaml"], "neither -m"),
         (["run", "--zip", "dataset.pair,llm"], "add -m"),
         (["run", "-m", "--name", "a/b"], "letters, digits"),
         (["step", "nowhere"], "no request.json"),

@@ -47,7 +47,7 @@ def test_the_main_job_leaves_the_folder_of_the_contract(shared_clir: Clir) -> No
     folder = Path(done.stdout.splitlines()[-1])
     assert folder.parent == shared_clir.runs / "demo.en-de" and folder.name.startswith("bm25_dt-")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "config.yaml", "costs.csv", "first_stage.trec", "manifest.json", "metrics.csv", "per_query.csv", "queries.csv", "run.trec",
+        "config.yaml", "costs.csv", "first_stage.trec", "ir_metadata.yaml", "manifest.json", "metrics.csv", "per_query.csv", "queries.csv", "run.trec",
     ]  # fmt: skip
     for name, columns in CONTRACT.items():
         assert (folder / name).read_text().splitlines()[0] == columns

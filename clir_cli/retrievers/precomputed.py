@@ -29,8 +29,8 @@ class Precomputed(SingleVector):
 
     doc_vectors: str = content()
     doc_ids: str = content()
-    query_vectors: str = neutral()  # the bytes of these two count for a ranking, by `files`
-    query_ids: str = neutral()
+    query_vectors: str = neutral(path=True)  # the bytes of these two count for a ranking, by `files`
+    query_ids: str = neutral(path=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

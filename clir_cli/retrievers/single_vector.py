@@ -38,7 +38,7 @@ class SingleVector:
     dims: int | None = derived(None)  # the first n numbers, for encoders trained for that (Matryoshka)
     post: tuple[str | Mapping[str, object], ...] = derived(())  # e.g. [center, zca]; all: postprocess.STEPS
     parallel: str | None = neutral(
-        None
+        None, path=True
     )  # lines by {lang} or {iso3}: for linear, procrustes, query languages without documents
     quantize: Literal["none", "int8", "binary"] = derived("none")
     rescore: int = added(4, 4, "searched")  # of quantised vectors: depth x rescore documents are scored again; 0: none

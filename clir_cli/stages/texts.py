@@ -112,7 +112,7 @@ class Texts:
         return [self._files(cfg.dataset.source("qrels", "", name)) for name in cfg.dataset.judgment_names]
 
     def _files(self, source: Any) -> Any:
-        return {"files": [self.store.prints.fingerprint(f) for f in source.files], "reading": dict(source.reading)}
+        return {"files": self.store.prints.fingerprints(source.files), "reading": dict(source.reading)}
 
     # Translation ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Texts:
         if "{source}" not in getattr(translator, "model", ""):
             return translator
         name = translator.model_for(source, target)
-        revision = known_revision(name, self.store.root / "models.lock")
+        revision = self.store.pins.get(name) or known_revision(name, self.store.root / "models.lock")
         return replace(translator, model=name, source=source, target=target, revision=revision)
 
     def _legs(self, translator: Any, source: str, target: str) -> list[translation.Leg]:
