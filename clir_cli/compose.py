@@ -1,35 +1,25 @@
-"""Overrides -> frozen plain configurations. The only file that knows Hydra and OmegaConf."""
+"""Overrides -> frozen plain configurations. With composition.py the only file that knows Hydra."""
 
 from __future__ import annotations
 
-import copy
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clir_cli import config, schema
+from clir_cli import composition, config, grid, schema
+from clir_cli.composition import QUIRK, Base, Yamls, copied, hydra, resolved, without
 from clir_cli.config import Plain, construct, invalid
 from clir_cli.errors import ConfigError
+from clir_cli.grid import Choice, Constraint
 from clir_cli.labels import DEFAULT_TRANSLATOR, label_all, marked, translates
 from clir_cli.schema import Problem, one_line
 
-GROUPS = (
-    "dataset",
-    "translator",
-    "llm",
-    "prompt",
-    "retriever",
-    "reranker",
-    "evaluate",
-    "launcher",
-    "quirk",
-    "experiment",
-)
+GROUPS = composition.GROUPS
 NODES = (
     "dataset",
     "translator",
@@ -44,6 +34,7 @@ NODES = (
 )
 _SHARED = frozenset({"llm", "prompt"})  # groups whose node is copied into the components that use it
 DERIVED = ("parts", "cascade", "names", "labels")  # what freezing adds
+SWEEP = "sweep"
 
 
 @dataclass(frozen=True)
@@ -53,6 +44,7 @@ class Cell:
     overrides: tuple[str, ...]
     plain: Plain
     dropped: tuple[str, ...] = ()  # overrides that the chosen component does not have (sweeps only)
+    skipped: str = ""  # the constraint that leaves this cell out (sweeps only); then `plain` is empty
 
 
 def packaged() -> Path:
@@ -71,79 +63,84 @@ def folders(config_dirs: Sequence[Path] = ()) -> list[Path]:
     return list(dict.fromkeys([*(f.absolute() for f in config_dirs), *here, *own, packaged()]))
 
 
-@contextmanager
-def _hydra(search: Sequence[Path]) -> Iterator[Any]:
-    """Hydra, initialised with these folders; yields its config loader."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    _user_folders(search[:-1])
-    with initialize_config_dir(str(search[-1]), job_name="clir", version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
-
-
-def _user_folders(search: Sequence[Path]) -> None:
-    """Prepend folders to Hydra's search path, so that a user's yaml wins over clir's of the same name."""
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-    global _plugin
-    if _plugin is None:
-
-        class UserConfigs(SearchPathPlugin):
-            folders: tuple[Path, ...] = ()
-
-            def manipulate_search_path(self, search_path: Any) -> None:
-                for folder in reversed(UserConfigs.folders):
-                    search_path.prepend(provider="user", path=f"file://{folder}")
-
-        Plugins.instance().register(UserConfigs)
-        _plugin = UserConfigs
-    _plugin.folders = tuple(search)
-
-
-_plugin: Any = None  # Hydra keeps its plug-ins for the life of the process
-
-
 def cells(
     overrides: Sequence[str], multirun: bool = False, zips: Sequence[str] = (), config_dirs: Sequence[Path] = ()
 ) -> list[Cell]:
     """The experiments that the overrides ask for, each composed, checked and frozen. ConfigError lists every problem."""
     search = folders(config_dirs)
-    with _hydra(search) as loader:
+    with hydra(search) as loader:
         composer = _Composer(loader, search)
         problems: list[Problem] = []
-        axes = composer.axes(overrides, multirun, zips, problems)
+        axes, left_out = composer.axes(overrides, multirun, zips, problems)
         if problems:
             composer.look_at_the_rest(axes, problems)
             raise invalid(problems)
         found = [
-            composer.cell(tuple(itertools.chain(*choice)), multirun, problems) for choice in itertools.product(*axes)
+            composer.cell(tuple(itertools.chain(*choice)), multirun, problems, left_out)
+            for choice in itertools.product(*axes)
         ]
         if problems:
             raise invalid(problems)
         return [cell for cell in found if cell is not None]
 
 
+def values(overrides: Sequence[str]) -> dict[str, Any]:
+    """key -> value of overrides like `dataset.docs=here.jsonl`, by Hydra's grammar. ConfigError lists every problem."""
+    if not overrides:
+        return {}
+    problems: list[Problem] = []
+    with hydra([packaged()]) as loader:
+        composer = _Composer(loader, [packaged()])
+        found = [composer.value(text, problems) for text in overrides]
+    if problems:
+        raise invalid(problems)
+    return dict(found)
+
+
 class _Composer:
-    """Composes once per combination of group choices (45 ms) and sets values on it (1 ms a cell)."""
+    """Composes once per combination of group choices (10 ms) and sets values on it (1 ms a cell)."""
 
     def __init__(self, loader: Any, search: Sequence[Path]) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         self.loader, self.search = loader, search
         self.parser = OverridesParser.create(config_loader=loader)
+        self.yamls = Yamls(loader)
         self.parsed: dict[str, Any] = {}
-        self.resolved: dict[tuple[str, ...], Plain] = {}
-        self.bases: dict[tuple[str, ...], tuple[Plain, dict[str, str]]] = {}
+        self.bases: dict[Choice, Base] = {}
+        self.options = cache(lambda group: tuple(_choices(group, search)))
+        self.beside = cache(self._folder)
+        self.memo: config.Memo = {}
 
     # Overrides
 
     def axes(
         self, overrides: Sequence[str], multirun: bool, zips: Sequence[str], problems: list[Problem]
-    ) -> list[list[tuple[str, ...]]]:
-        """Per axis the choices, each a tuple of overrides that are set together (several on a zipped axis)."""
+    ) -> tuple[list[list[Choice]], tuple[Constraint, ...]]:
+        """Per axis the choices, each a tuple of overrides that are set together; and the constraints of `sweep=`."""
+        single, together = self._given(overrides, multirun, problems), list[list[Choice]]()
+        wanted, left_out = [names.split(",") for names in zips], tuple[Constraint, ...]()
+        if (sweep := self._grid(single, multirun, problems)) is not None:
+            wanted += [left for names in sweep.zips if (left := [n for n in names if n not in single])]
+            for places in sweep.together:
+                choices, single = self._restricted(places, single, problems)
+                together.append(choices)
+            texts = {**sweep.axes, **{key: (text,) for key, text in sweep.overrides.items()}}
+            own = {
+                k: [p for text in of for p in self._places(text, problems)]
+                for k, of in texts.items()
+                if k not in single
+            }
+            single, left_out = {**own, **single}, sweep.constraints
+        for text in [*itertools.chain(*single.values()), *(t for axis in together for choice in axis for t in choice)]:
+            if (parsed := self._parse(text, problems)) is not None:
+                self._check_choice(parsed, problems)
+        zipped = [self._zip(names, single, problems) for names in wanted]
+        alone: list[list[Choice]] = [[(text,) for text in strings] for strings in single.values()]
+        return together + alone + zipped, left_out
+
+    def _given(self, overrides: Sequence[str], multirun: bool, problems: list[Problem]) -> dict[str, list[str]]:
+        """key -> the places of its axis, of the command line."""
         single: dict[str, list[str]] = {}
         for text in overrides:
             if (parsed := self._parse(text, problems)) is None:
@@ -152,28 +149,52 @@ class _Composer:
             if key in single:
                 problems.append(Problem("", f"{text!r}: {key} is given twice"))
             if parsed.is_sweep_override() and not multirun:
-                problems.append(
-                    Problem(
-                        "", f"{text!r} asks for several experiments: add -m to sweep, or write a list as '{key}=[...]'"
-                    )
-                )
-            elif parsed.is_sweep_override():
-                single[key] = [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+                several = f"{text!r} asks for several experiments: add -m to sweep, or write a list as '{key}=[...]'"
+                problems.append(Problem("", several))
             else:
-                single[key] = [text]
-        for strings in single.values():
-            for text in strings:
-                if (parsed := self._parse(text, problems)) is not None:
-                    self._check_choice(parsed, problems)
-        zipped = [self._zip(names.split(","), single, problems) for names in zips]
-        alone: list[list[tuple[str, ...]]] = [[(text,) for text in strings] for strings in single.values()]
-        return alone + zipped
+                single[key] = self._places(text, problems)
+        return single
 
-    def look_at_the_rest(self, axes: list[list[tuple[str, ...]]], problems: list[Problem]) -> None:
+    def _places(self, text: str, problems: list[Problem]) -> list[str]:
+        """The places of an axis that an override spans; one, unless it is a sweep of Hydra's grammar."""
+        parsed = self._parse(text, problems)
+        if parsed is None or not parsed.is_sweep_override():
+            return [text]
+        return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+
+    def _grid(self, single: dict[str, list[str]], multirun: bool, problems: list[Problem]) -> grid.Grid | None:
+        """The yaml that `sweep=NAME` names, taken out of the overrides."""
+        if not (given := single.pop(SWEEP, [])) or (name := self.parsed[given[0]].value()) is None:
+            return None
+        known = _choices(SWEEP, self.search)
+        if len(given) == 1 and multirun and name in known:
+            return grid.read(known[name])
+        if len(given) > 1:
+            problems.append(Problem("", f"sweep= names one sweep, not {len(given)}"))
+        elif name not in known:
+            problems.append(Problem("", f"sweep {str(name)!r} does not exist; {_nearest(str(name), tuple(known))}"))
+        else:
+            problems.append(Problem("", f"sweep={name} asks for several experiments: add -m"))
+        return None
+
+    def _restricted(
+        self, places: Sequence[Mapping[str, str]], single: dict[str, list[str]], problems: list[Problem]
+    ) -> tuple[list[Choice], dict[str, list[str]]]:
+        """An axis of several keys as the command line's overrides leave it, and which of those are left."""
+        for text in dict.fromkeys(t for texts in [*(p.values() for p in places), *single.values()] for t in texts):
+            self._parse(text, problems)
+        if problems:
+            return [], single
+        return grid.combined(
+            places, single, lambda a, b: _value(self.parsed[a].value()) == _value(self.parsed[b].value())
+        )
+
+    def look_at_the_rest(self, axes: list[list[Choice]], problems: list[Problem]) -> None:
         """What else is wrong, beside overrides that do not parse and choices that do not exist: all problems at once."""
         first = [text for axis in axes if axis for text in axis[0]]
         wrong = {key for text in first if (key := self._root(text)) and self._is_wrong(text)}
-        self.cell(tuple(t for t in first if (root := self._root(t)) in NODES and root not in wrong), False, problems)
+        kept = tuple(t for t in first if (root := self._root(t)) in NODES and root not in wrong)
+        self.cell(kept, False, problems, ())
 
     def _root(self, text: str) -> str:
         return str(self.parsed[text].key_or_group).split(".")[0] if text in self.parsed else ""
@@ -203,8 +224,17 @@ class _Composer:
                 return None
         return self.parsed[text]
 
+    def value(self, text: str, problems: list[Problem]) -> tuple[str, Any]:
+        """The key and the plain value of one override; a Problem for one that chooses a group, sweeps, or does not parse."""
+        if (parsed := self._parse(text, problems)) is None:
+            return "", None
+        if not self._is_value(text) or parsed.is_sweep_override():
+            problems.append(Problem("", f"{text!r}: expected node.key=value"))
+            return "", None
+        return parsed.key_or_group, _value(parsed.value())
+
     @staticmethod
-    def _zip(names: list[str], single: dict[str, list[str]], problems: list[Problem]) -> list[tuple[str, ...]]:
+    def _zip(names: list[str], single: dict[str, list[str]], problems: list[Problem]) -> list[Choice]:
         absent = [n for n in names if n not in single]
         lengths = {n: len(single[n]) for n in names if n in single}
         if absent or len(set(lengths.values())) > 1:
@@ -221,7 +251,7 @@ class _Composer:
         key, value = parsed.key_or_group, parsed.value()
         if key in GROUPS and not parsed.is_delete():
             for name in value if isinstance(value, list) else [value]:
-                options = self.loader.get_group_options(key)
+                options = self.options(key)
                 if value is not None and name not in options:
                     problems.append(Problem("", f"{key} {str(name)!r} does not exist; {_nearest(str(name), options)}"))
         elif key.split(".")[0] not in NODES and "/" not in key and "@" not in key:
@@ -241,54 +271,49 @@ class _Composer:
 
     # One cell
 
-    def base(self, groups: tuple[str, ...]) -> tuple[Plain, dict[str, str]]:
-        """The composition of group choices, unresolved, and the name chosen in every group."""
-        from hydra import compose
+    def base(self, groups: Choice) -> Base:
+        """The composition of group choices."""
         from hydra.errors import HydraException
-        from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
         if groups not in self.bases:
-            wanted = [f"~{g.split('=')[0]}" if g.endswith("=null") and "@" not in g else g for g in groups]
             try:
-                composed = compose("config", overrides=wanted, return_hydra_config=True)
+                found = self.yamls.composed(self.parser.parse_overrides([without(g) for g in groups]))
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 raise ConfigError(f"{' '.join(groups)}: {one_line(error)}") from error
-            names = {k: v for k, v in composed.hydra.runtime.choices.items() if k in GROUPS}
-            OmegaConf.set_struct(composed, False)
-            composed.pop("hydra")
-            plain = OmegaConf.to_container(composed, resolve=False)
-            assert isinstance(plain, dict)
-            self.bases[groups] = (
-                {str(k): v for k, v in plain.items()},
-                {k: str(v or "none") for k, v in names.items()},
-            )
+            self.bases[groups] = found
         return self.bases[groups]
 
-    def compose(self, overrides: Sequence[str]) -> tuple[Plain, Plain, dict[str, str]]:
-        """The resolved configuration, the same without the value overrides, and the chosen names."""
+    def compose(self, overrides: Sequence[str]) -> tuple[Plain, Base]:
+        """The resolved configuration, and the same without the value overrides."""
         values = [text for text in overrides if self._is_value(text)]
-        groups = tuple(text for text in overrides if text not in values)
-        unresolved, names = self.base(groups)
-        if groups not in self.resolved:
-            self.resolved[groups] = _resolve(unresolved)
-        unset, given = self.resolved[groups], {self.parsed[t].key_or_group: self.parsed[t].value() for t in values}
-        if any(_is_referred_to(unresolved, key) or "${" in str(value) for key, value in given.items()):
-            return _resolve(_with(unresolved, given)), unset, names
-        return _with(unset, given), unset, names  # resolving again, 6 ms, would say the same
+        base = self.base(tuple(text for text in overrides if text not in values))
+        given = {self.parsed[t].key_or_group: self.parsed[t].value() for t in values}
+        if any(_is_referred_to(base, key) or "${" in str(value) for key, value in given.items()):
+            return resolved(_with(base.unresolved, given)), base
+        return _with(base.resolved, given), base
 
-    def cell(self, overrides: tuple[str, ...], sweep: bool, problems: list[Problem]) -> Cell | None:
+    def cell(
+        self, overrides: Choice, sweep: bool, problems: list[Problem], left_out: Sequence[Constraint]
+    ) -> Cell | None:
         """One experiment; in a sweep, overrides that its component does not have are dropped and listed."""
         kept, dropped = list(overrides), list[str]()
         while True:
             found: list[Problem] = []
             try:
+                if sweep and (why := self._skipped(kept, left_out)) is not None:
+                    return Cell(overrides, {}, skipped=str(why))
                 plain = self.freeze(tuple(kept))
                 unknown = set(plain) - {*NODES, *DERIVED}
                 found += [Problem(k, f"unknown; {_nearest(k, NODES)}") for k in sorted(unknown)]
-                construct(plain, found)
+                construct(plain, found, self.memo)
+                useless = self._useless(kept, plain)
             except ConfigError as error:
-                found.append(Problem("", str(error)))
+                found, useless = [*found, Problem("", str(error))], []
+            if useless and not sweep:
+                found += [
+                    Problem("", f"quirk={q} changes nothing here: it is for {self._condition(q)}") for q in useless
+                ]
             droppable = [
                 t
                 for t in kept
@@ -296,17 +321,38 @@ class _Composer:
             ]
             if not droppable:
                 problems += found
-                return None if found else Cell(overrides, plain, tuple(dropped))
+                return None if found else Cell(overrides, plain, (*dropped, *(f"{QUIRK}={q}" for q in useless)))
             dropped += droppable
             kept = [t for t in kept if t not in droppable]
 
+    def _useless(self, overrides: Sequence[str], plain: Plain) -> list[str]:
+        """The quirks asked for by an override that apply to nothing in this cell."""
+        asked = [self.parsed[t].value() for t in overrides if self.parsed[t].key_or_group == QUIRK]
+        parts = [plain, *(plain.get("parts") or {}).values(), *(plain.get("cascade") or {}).values()]
+        applied = {name for part in parts for name in part["names"][QUIRK].split("+")}
+        named = (name for value in asked for name in (value if isinstance(value, list) else [value]) if name)
+        return [str(name) for name in named if name not in applied]
+
+    def _condition(self, quirk: str) -> str:
+        """What a quirk's yaml says it is for."""
+        (layer,) = (self.yamls.layers[k] for k in self.yamls.layers if k[0] == f"{QUIRK}/{quirk}")
+        return grid.said(layer.get("when", {}))
+
+    def _skipped(self, overrides: Sequence[str], left_out: Sequence[Constraint]) -> Constraint | None:
+        """The first constraint, of the sweep or of the experiment's yaml, that leaves this cell out."""
+        groups = tuple(text for text in overrides if not self._is_value(text))
+        every = (*left_out, *self.base(groups).constraints)
+        if not every:
+            return None
+        plain, base = self.compose(overrides)
+        return next((c for c in every if c.applies(plain, base.names)), None)
+
     def freeze(self, overrides: tuple[str, ...]) -> Plain:
         """The complete plain configuration of a cell: parts composed by name, paths absolute, labels and names added."""
-        plain, unset, names = self.compose(overrides)
-        keys = {self.parsed[t].key_or_group: t for t in overrides if self._is_value(t)}
-        self._place(plain, unset, names)
+        plain, base = self.compose(overrides)
+        self._place(plain, base)
         _pair(plain.get("dataset"))
-        plain |= {"names": names, "labels": label_all(plain, unset, names, keys)}
+        plain |= {"names": dict(base.names), "labels": self._labels(plain, base, overrides)}
         self._parts(plain, overrides)
         for stage, side in itertools.product(("retrieve", "rerank"), ("query_translator", "doc_translator")):
             if isinstance(name := plain[stage].get(side), str):
@@ -335,27 +381,31 @@ class _Composer:
 
     def _named(self, group: str, name: str, overrides: tuple[str, ...]) -> Plain:
         """The configuration with another choice in one group and without the overrides of that group's node."""
-        options = self.loader.get_group_options(group)
+        options = self.options(group)
         if name not in options:
             raise ConfigError(f"{group} {name!r} does not exist; {_nearest(name, options)}")
         choice = f"{group}={name}"
         self._parse(choice, [])
         others = tuple(t for t in overrides if self.parsed[t].key_or_group.split(".")[0] != group)
-        plain, unset, names = self.compose((*others, choice))
-        self._place(plain, unset, names)
-        keys = {self.parsed[t].key_or_group: t for t in others if self._is_value(t)}
-        return {**plain, "names": names, "labels": label_all(plain, unset, names, keys)}
+        plain, base = self.compose((*others, choice))
+        self._place(plain, base)
+        return {**plain, "names": dict(base.names), "labels": self._labels(plain, base, others)}
 
-    def _place(self, plain: Plain, unset: Plain, names: Mapping[str, str]) -> None:
+    def _labels(self, plain: Plain, base: Base, overrides: Choice) -> dict[str, str]:
+        keys = {self.parsed[t].key_or_group: t for t in overrides if self._is_value(t)}
+        return label_all(plain, base.resolved, base.names, keys, base.marks)
+
+    def _place(self, plain: Plain, base: Base) -> None:
         """Make paths absolute: a user's yaml gives them beside itself, the command line from the current directory."""
+        unset, names = base.resolved, base.names
         expansion = (plain.get("retrieve") or {}).get("expansion")
         users = [node for node in (plain.get("reranker"), plain.get("translator"), expansion) if isinstance(node, dict)]
         for group in NODES:
             copies = [node.get(group) for node in users] if group in _SHARED else []
             for node in (plain.get(group), *copies):
-                _absolute(node, unset.get(group), self._folder(group, names.get(group, "none")))
+                _absolute(node, unset.get(group), self.beside(group, names.get(group, "none")))
         before = (unset.get("retrieve") or {}).get("expansion")
-        _absolute(expansion, before, self._folder("experiment", names.get("experiment", "none")))
+        _absolute(expansion, before, self.beside("experiment", names.get("experiment", "none")))
 
     def _folder(self, group: str, name: str) -> Path | None:
         """The folder of the user's yaml that a choice came from; None for clir's own."""
@@ -389,20 +439,20 @@ def _nearest(name: str, options: Sequence[str]) -> str:
 
 def _with(plain: Plain, values: Mapping[str, Any]) -> Plain:
     """A copy with these values set."""
-    copied = copy.deepcopy(plain)
+    found: Plain = copied(plain)
     for key, value in values.items():
-        _set(copied, key, value)
-    return copied
+        _set(found, key, value)
+    return found
 
 
-def _is_referred_to(unresolved: Plain, key: str) -> bool:
+def _is_referred_to(base: Base, key: str) -> bool:
     """Whether another node shows this one by interpolation (`${llm}`), or this one is itself such a reference."""
-    node: Any = unresolved
+    node: Any = base.unresolved
     for name in key.split("."):
         node = node.get(name) if isinstance(node, dict) else None
         if isinstance(node, str) and "${" in node:
             return True
-    return key.split(".", maxsplit=1)[0] in set(re.findall(r"\$\{(?:oc\.select:)?(\w+)", str(unresolved)))
+    return key.split(".", maxsplit=1)[0] in base.referred
 
 
 def _set(plain: Plain, key: str, value: Any) -> None:
@@ -426,18 +476,6 @@ def _value(value: Any) -> Any:
     return value.text if hasattr(value, "text") and hasattr(value, "quote") else value
 
 
-def _resolve(plain: Plain) -> Plain:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True, throw_on_missing=False)
-    except OmegaConfBaseException as error:
-        raise ConfigError(one_line(error)) from error
-    assert isinstance(resolved, dict)
-    return {str(k): v for k, v in resolved.items()}
-
-
 def _absolute(node: Any, unset: Any, folder: Path | None) -> None:
     """Make the paths of a component, and of the components in it, absolute; `unset` is the node without overrides."""
     if not isinstance(node, dict):
@@ -451,19 +489,19 @@ def _absolute(node: Any, unset: Any, folder: Path | None) -> None:
     for name, value in node.items():
         before = unset.get(name) if isinstance(unset, dict) else None
         from_yaml = isinstance(unset, dict) and value == before
-        if cls is not None and schema.is_path(cls, name) and (folder is not None or not from_yaml):
+        if cls is not None and schema.is_path(cls, name, value) and (folder is not None or not from_yaml):
             is_model = schema.role(cls, name) == "model"
-            node[name] = _beside(value, folder if from_yaml and folder else Path.cwd(), is_model)
+            node[name] = beside(value, folder if from_yaml and folder else Path.cwd(), is_model)
         elif isinstance(value, dict) and name not in _SHARED:
             _absolute(value, before, folder)
 
 
-def _beside(value: Any, folder: Path, is_model: bool) -> Any:
+def beside(value: Any, folder: Path, is_model: bool) -> Any:
     if isinstance(value, dict):
-        return {k: _beside(v, folder, is_model) for k, v in value.items()}
+        return {k: beside(v, folder, is_model) for k, v in value.items()}
     if isinstance(value, list):
-        return [_beside(v, folder, is_model) for v in value]
-    if not isinstance(value, str) or value == "???" or re.match(r"^(/|~|clir:|package:)", value):
+        return [beside(v, folder, is_model) for v in value]
+    if not isinstance(value, str) or value == "???" or re.match(r"^(/|~|\w+:|\{path\})", value):
         return value
     if is_model and not value.startswith(".") and not (folder / value).is_dir():
         return value  # a hub id
@@ -489,9 +527,13 @@ def _pair(dataset: Any) -> None:
 
 def choices(group: str, config_dirs: Sequence[Path] = ()) -> dict[str, Path]:
     """name -> yaml file of a group, clir's and the user's."""
+    return _choices(group, folders(config_dirs))
+
+
+def _choices(group: str, search: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for folder in reversed(folders(config_dirs)):
-        found |= {p.stem: p for p in sorted((folder / group).glob("*.yaml"))}
+    for folder in (f / group for f in reversed(search)):
+        found |= {p.relative_to(folder).with_suffix("").as_posix(): p for p in sorted(folder.rglob("*.yaml"))}
     return dict(sorted(found.items()))
 
 

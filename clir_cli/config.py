@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,7 @@ from clir_cli.schema import Problem, one_line
 from clir_cli.text.passages import Aggregate, Passages
 
 Plain: TypeAlias = dict[str, Any]
+Memo: TypeAlias = dict[str, Any]  # what a node builds to, by its text
 View: TypeAlias = str | tuple[str, ...]
 
 
@@ -103,15 +105,18 @@ class Config:
 # Components -----------------------------------------------------------------------------------------------------------
 
 
-def construct(plain: Plain, problems: list[Problem]) -> Config | None:
-    """The components of a frozen configuration; None and Problems where something does not fit."""
+def construct(plain: Plain, problems: list[Problem], memo: Memo | None = None) -> Config | None:
+    """The components of a frozen configuration; None and Problems where something does not fit.
+
+    With a `memo`, equal nodes are built once: the cells of a sweep have few that differ.
+    """
     known = len(problems)
     for name in ("llm", "prompt"):  # also where no reranker uses them: a misspelt key is a misspelt key
-        schema.build(plain.get(name), name, problems)
+        _built(plain.get(name), name, problems, memo)
     users = ("reranker", "translator", "retrieve.expansion")  # hold copies of them
     nested = {f"{user}.{p.path}" for p in problems[known:] for user in users}
     built = {
-        name: schema.build(plain.get(name), name, problems)
+        name: _built(plain.get(name), name, problems, memo)
         for name in ("dataset", "translator", "retriever", "reranker")
     }
     stages = {
@@ -124,15 +129,39 @@ def construct(plain: Plain, problems: list[Problem]) -> Config | None:
         for name in ("dataset", "retriever", "reranker")
         if not isinstance(plain.get(name), dict) or schema.TARGET not in plain[name]
     ]
-    parts = tuple(_part(plain, name, part, "parts", problems) for name, part in (plain.get("parts") or {}).items())
+    parts = tuple(
+        _part(plain, name, part, "parts", problems, memo) for name, part in (plain.get("parts") or {}).items()
+    )
     cascade = tuple(
-        _part(plain, name, part, "cascade", problems) for name, part in (plain.get("cascade") or {}).items()
+        _part(plain, name, part, "cascade", problems, memo) for name, part in (plain.get("cascade") or {}).items()
     )
     if len(problems) > known:
         return None
     return Config(
         plain=plain, **built, **stages, parts=tuple(p for p in parts if p), cascade=tuple(p for p in cascade if p)
     )
+
+
+def _built(node: Any, path: str, problems: list[Problem], memo: Memo | None) -> Any:
+    """The component of a node. One that keeps something, such as a served model its counts, is never shared."""
+    if memo is None or not isinstance(node, dict):
+        return schema.build(node, path, problems)
+    if (text := f"{path} {node!r}") in memo:
+        return memo[text]
+    known = len(problems)
+    component = schema.build(node, path, problems)
+    if len(problems) == known and not _keeps(component):
+        memo[text] = component
+    return component
+
+
+def _keeps(component: Any) -> bool:
+    """Whether a component, or one in it, has a cached property."""
+    kind: type[Any] = type(component)
+    if not is_dataclass(kind):
+        return False
+    own = any(isinstance(v, cached_property) for cls in kind.__mro__ for v in vars(cls).values())
+    return own or any(_keeps(getattr(component, f.name)) for f in fields(component))
 
 
 def _stage(node: Plain, name: str, problems: list[Problem]) -> Plain:
@@ -143,10 +172,10 @@ def _stage(node: Plain, name: str, problems: list[Problem]) -> Plain:
     return values
 
 
-def _part(plain: Plain, name: str, part: Plain, kind: str, problems: list[Problem]) -> Config | None:
+def _part(plain: Plain, name: str, part: Plain, kind: str, problems: list[Problem], memo: Memo | None) -> Config | None:
     alone = {k: v for k, v in plain.items() if k not in {"parts", "cascade"}} | part
     found: list[Problem] = []
-    config = construct(alone, found)
+    config = construct(alone, found, memo)
     problems += [p._replace(path=f"{kind}.{name}.{p.path}") for p in found if p.path.split(".")[0] in part]
     return config
 
@@ -164,10 +193,10 @@ def completed(plain: Plain) -> Plain:
     return plain
 
 
-def built(plain: Plain) -> Config:
+def built(plain: Plain, memo: Memo | None = None) -> Config:
     """The components of a frozen configuration that was checked before. ConfigError lists every problem."""
     problems: list[Problem] = []
-    config = construct(plain, problems)
+    config = construct(plain, problems, memo)
     if problems or config is None:
         raise invalid(problems)
     return config
@@ -205,11 +234,19 @@ def dump(plain: Mapping[str, Any], path: Path) -> None:
     write_text(path, lambda out: yaml.safe_dump(dict(plain), out, sort_keys=False, allow_unicode=True, width=120))
 
 
-def pin_revisions(plain: Plain, lock: Path) -> None:
-    """Set every open model revision to the commit that this store, or this machine's model cache, already has."""
-    for node, field in _models(plain):
-        if node.get("revision") is None and hub.local_folder(node[field]) is None:
-            node["revision"] = known_revision(node[field], lock)
+def pin_revisions(plain: Plain, lock: Path, known: dict[str, str | None] | None = None) -> None:
+    """Set every open model revision to the commit that this store, or this machine's model cache, already has.
+
+    `known` remembers them over the cells of a sweep.
+    """
+    for node, name in _models(plain):
+        if node.get("revision") is None and hub.local_folder(model := node[name]) is None:
+            if known is None:
+                node["revision"] = known_revision(model, lock)
+            else:
+                if model not in known:
+                    known[model] = known_revision(model, lock)
+                node["revision"] = known[model]
 
 
 def known_revision(model: str, lock: Path) -> str | None:
@@ -240,11 +277,16 @@ def resolve_revisions(plain: Plain, names: Sequence[str], lock: Path) -> None:
 def _models(node: Any) -> Iterator[tuple[Plain, str]]:
     """Every component node with the field that names its hub model; the revision stands beside it."""
     if isinstance(node, dict):
-        if schema.TARGET in node:
-            cls = schema.find(node[schema.TARGET])
-            for name, value in node.items():
-                named = isinstance(value, str) and value != "???" and "{" not in value
-                if named and schema.role(cls, name) == "model":
-                    yield node, name
+        for name in _model_fields(node[schema.TARGET]) if schema.TARGET in node else ():
+            value = node.get(name)
+            if isinstance(value, str) and value != "???" and "{" not in value:
+                yield node, name
         for value in node.values():
-            yield from _models(value)
+            if isinstance(value, dict):
+                yield from _models(value)
+
+
+@cache
+def _model_fields(target: str) -> tuple[str, ...]:
+    cls = schema.find(target)
+    return tuple(f.name for f in fields(cls) if f.metadata.get("role") == "model")

@@ -127,11 +127,14 @@ class Experiment:
         return labels["retriever"] + (f"+{labels['reranker']}" if self.second else "")
 
     def key(self) -> str | None:
-        """The identity of the final ranking; None until what it ranks is known."""
+        """The identity of the final ranking and of the topics that are averaged; None until what it ranks is known."""
         chain = [self.store.key(step) for step in self.rankings["final"].steps]
         if None in chain or self.store.key(self.first.step) is None:
             return None
-        return digest({"chain": chain, "first": self.store.key(self.first.step), "pair": pair_label(self.cfg)})
+        said = {"chain": chain, "first": self.store.key(self.first.step), "pair": pair_label(self.cfg)}
+        if (policy := self.cfg.evaluate.topics) != "judged":  # a folder's CSVs hold one policy
+            said["topics"] = policy
+        return digest(said)
 
     @property
     def place(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clir_cli import schema
@@ -16,8 +16,14 @@ COLUMNS = {  # stage settings that are columns of metrics.csv, so no part of a l
 DEFAULT_TRANSLATOR = "provided"
 
 
-def label_all(plain: Plain, unset: Plain, names: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    """`bm25_dt[k1=1.2]`: the yaml's name, or `.label=`, plus every override that changes the result."""
+def label_all(
+    plain: Plain,
+    unset: Plain,
+    names: Mapping[str, str],
+    values: Mapping[str, str],
+    quirks: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
+    """`bm25_dt[k1=1.2]`: the yaml's name, or `.label=`, plus every override and quirk that changes the result."""
     labels = {}
     if isinstance(inner := (plain.get("reranker") or {}).get("llm"), dict):
         inner.pop("label", None)  # the reranker holds a copy of the node
@@ -33,8 +39,8 @@ def label_all(plain: Plain, unset: Plain, names: Mapping[str, str], values: Mapp
             and names.get("experiment", "none") != "none"
         ):
             given.append(f"expansion={names['experiment']}")
-        if group == "reranker" and name != "none" and names.get("quirk", "none") != "none":
-            given.append(f"quirk={names['quirk']}")
+        if group in quirks and name != "none":
+            given.append(f"quirk={'+'.join(quirks[group])}")
         other = names.get("translator") != DEFAULT_TRANSLATOR
         if stage and other and name != "none" and translates(plain[stage]):
             given.append(f"translator={names['translator']}")

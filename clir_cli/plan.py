@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -9,16 +10,20 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clir_cli import config
+from clir_cli.absent import Tolerance, Tolerant
 from clir_cli.compose import Cell
+from clir_cli.config import Config
 from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel
 from clir_cli.experiment import Experiment
 from clir_cli.files import read_json
 from clir_cli.stages import Stages, pair_label
-from clir_cli.steps import Step, digest, pending
+from clir_cli.steps import Ranking, Step, digest, pending
 from clir_cli.store import Store
 
 CLOSE = 4  # fields in which a relative may differ and still explain why a step is missing
 RELATIVES = 50  # how many finished steps of a stage, the newest, are asked for one
+NOTES = 8  # reasons that are listed of many
+SEVERAL = 40  # steps that a plan lists one by one; of more it counts them by stage
 Relative: TypeAlias = tuple[
     str, dict[str, Any], set[str]
 ]  # a finished step: name, fields, keys of what it is made from
@@ -41,6 +46,7 @@ class Plan:
 
     store: Store
     cells: list[Planned] = field(default_factory=list)
+    skipped: list[Cell] = field(default_factory=list)  # which a constraint leaves out
 
     @property
     def experiments(self) -> list[Experiment]:
@@ -49,28 +55,70 @@ class Plan:
     @property
     def steps(self) -> list[Step]:
         """Every distinct step, what comes first first."""
-        return list(dict.fromkeys(step for e in self.experiments for step in e.steps))
+        return list(self.shared())
+
+    def shared(self) -> Counter[Step]:
+        """Every distinct step, what comes first first, with the number of experiments that need it."""
+        return Counter(step for e in self.experiments for step in e.steps)
 
     def models(self) -> list[str]:
         """Hub models whose revision must be resolved before anything can be identified."""
         return _models(self.steps)
 
 
-def planned(cells: Sequence[Cell], store: Store) -> Plan:
-    """The plan of frozen cells. Errors of single cells are kept in them."""
-    plan, stages, seen = Plan(store), Stages(store), dict[str, int]()
-    for number, cell in enumerate(cells, 1):
+def planned(cells: Sequence[Cell], store: Store, tolerant: Tolerance | None = None) -> Plan:
+    """The plan of frozen cells. Errors of single cells are kept in them.
+
+    A sweep is planned, though not run, also where its data is not here yet; and so is what comes with a tolerance.
+    """
+    plan, stages, seen = Plan(store), _Shared(store), dict[str, int]()
+    memo, known, lock = config.Memo(), dict[str, str | None](), store.root / "models.lock"
+    plan.skipped = [cell for cell in cells if cell.skipped]
+    if tolerant is None and not store.eager and len(cells) > 1:
+        tolerant = Tolerance()
+    if tolerant is not None:
+        store.prints = Tolerant(store.prints.folder, eager=False)
+    for number, cell in enumerate((cell for cell in cells if not cell.skipped), 1):
         item = Planned(number, cell)
         plan.cells.append(item)
         try:
-            config.pin_revisions(cell.plain, store.root / "models.lock")
-            experiment = Experiment(config.built(cell.plain), stages)
+            config.pin_revisions(cell.plain, lock, known)
+            cfg = config.built(cell.plain, memo)
+            experiment = Experiment(cfg if tolerant is None else tolerant(cfg), stages)
             item.same_as = seen.get(asked := _asked(experiment))
             seen.setdefault(asked, number - 1)
             item.experiment = experiment
         except ClirError as error:
             item.error = error
     return plan
+
+
+@dataclass(frozen=True)
+class _Shared(Stages):
+    """Stages that build once what many cells of a sweep have in common: documents, topics and first stages."""
+
+    rankings: dict[str, Ranking] = field(default_factory=dict)
+    parts: dict[tuple[int, str], tuple[Any, Step]] = field(
+        default_factory=dict
+    )  # with the dataset, so that its id stays
+
+    def first_stage(self, cfg: Config) -> Ranking:
+        said = repr([cfg.plain.get(name) for name in ("dataset", "translator", "retriever", "retrieve", "parts")])
+        if said not in self.rankings:
+            self.rankings[said] = super().first_stage(cfg)
+        return self.rankings[said]
+
+    def docs(self, cfg: Config, lang: str) -> Step:
+        key = id(cfg.dataset), lang
+        if key not in self.parts:
+            self.parts[key] = cfg.dataset, super().docs(cfg, lang)
+        return self.parts[key][1]
+
+    def topics(self, cfg: Config) -> Step:
+        key = id(cfg.dataset), ""
+        if key not in self.parts:
+            self.parts[key] = cfg.dataset, super().topics(cfg)
+        return self.parts[key][1]
 
 
 def resolved(plan: Plan) -> Plan:
@@ -81,7 +129,8 @@ def resolved(plan: Plan) -> Plan:
             config.resolve_revisions({}, [name], plan.store.root / "models.lock")
         except MissingModel as error:
             failed[name] = error
-    again = planned([item.cell for item in plan.cells], Store(plan.store.root)) if plan.models() else plan
+    cells = [*(item.cell for item in plan.cells), *plan.skipped]
+    again = planned(cells, Store(plan.store.root)) if plan.models() else plan
     for item in again.cells:
         if item.experiment and (lacks := [m for m in _models(item.experiment.steps) if m in failed]):
             item.experiment, item.error = None, MissingModel("\n".join(str(failed[m]) for m in lacks))
@@ -112,18 +161,20 @@ def record(plan: Plan) -> dict[str, Any]:
         }
         for item in plan.cells
     ]  # fmt: skip
-    return {"cells": cells, "steps": list(rows(plan))}
+    skipped = [{"overrides": list(cell.overrides), "constraint": cell.skipped} for cell in plan.skipped]
+    return {"cells": cells, "skipped": skipped, "steps": list(rows(plan))}
 
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """A row per distinct step: stage, label, state, note, the work it means, and how many cells share it."""
     finished: dict[str, list[Relative]] = {}  # of each stage that lacks a step
-    for step in plan.steps:
+    shared = plan.shared()
+    for step, cells in shared.items():
         state = plan.store.state(step)
         note = state.note
         if state.name == "undecided":
             note = "; ".join(pending(step.meaning)) or "follows from the steps before it"
-        elif state.name == "missing":
+        elif state.name == "missing" and len(shared) <= SEVERAL:
             if step.stage not in finished:
                 newest = plan.store.relatives(step, RELATIVES)
                 finished[step.stage] = [
@@ -132,45 +183,100 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
             note = why_missing(plan.store, step, finished[step.stage])
         yield {
             "stage": step.stage, "label": step.label, "key": plan.store.key(step) or "", "state": state.name, "note": note,
-            "work": work(plan.store, step) if state.name != "done" else "",
-            "cells": sum(step in e.steps for e in plan.experiments),
+            "work": work(plan.store, step) if state.name != "done" else "", "gpus": step.needs.gpus,
+            "loads": step.needs.loads, "cells": cells,
         }  # fmt: skip
 
 
-def text(plan: Plan) -> str:
-    """The plan as `clir plan` prints it."""
-    found, several = list(rows(plan)), len(plan.experiments) > 1
-    shared = [f"{row['cells']} cell{'s' * (row['cells'] > 1)}" if several else "" for row in found]
-    table = aligned([(r["state"], r["stage"], r["label"], s, r["work"]) for r, s in zip(found, shared, strict=True)])
-    indent = " " * (max((len(row["state"]) for row in found), default=0) + 2)
-    lines, told = [], {""}
-    for row, line in zip(found, table, strict=True):
-        lines += [line] if row["note"] in told else [line, indent + row["note"]]
-        told.add(row["note"])
+def text(plan: Plan, full: bool = False) -> str:
+    """The plan as `clir plan` prints it: every step, or how many of each stage where there are many."""
+    found = list(rows(plan))
+    many = len(found) > SEVERAL and not full
+    lines = [*_by_stage(found), *_reasons(plan, found)] if many else _listed(found, len(plan.experiments) > 1)
     done = sum(row["state"] == "done" for row in found)
     lines.append(f"{len(found)} steps: {done} done, {len(found) - done} to make")
     if len(plan.cells) > 1:
         lines.append(f"{len(plan.cells)} cells, {len(plan.experiments)} experiments")
     lines += [f"model {name}: not known on this machine yet; the run asks the hub for it" for name in plan.models()]
-    lines += remarks(plan.cells, [str(item.error or "") for item in plan.cells])
-    lines += [f"finished: {folder}" for e in plan.experiments if (folder := e.finished()) is not None]
+    lines += remarks(plan.cells, [str(item.error or "") for item in plan.cells], plan.skipped)
+    folders = [folder for e in plan.experiments if (folder := e.finished()) is not None]
+    lines += [f"finished: {len(folders)} experiments"] if many and folders else [f"finished: {f}" for f in folders]
     return "\n".join(lines)
 
 
-def remarks(cells: Sequence[Planned], errors: Sequence[str]) -> Iterator[str]:
-    """`cells 2, 5: ...`: the overrides that were dropped, the cells that are one, and the errors; equal ones on one line."""
+def _listed(found: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
+    """A line per step, and why it is as it is below it, each reason once."""
+    shared = [f"{row['cells']} cell{'s' * (row['cells'] > 1)}" if several else "" for row in found]
+    gpus = ["GPU" if several and row["gpus"] and row["state"] != "done" else "" for row in found]
+    rows = zip(found, shared, gpus, strict=True)
+    table = aligned([(r["state"], r["stage"], r["label"], cells, gpu, r["work"]) for r, cells, gpu in rows])
+    indent = " " * (max((len(row["state"]) for row in found), default=0) + 2)
+    lines, told = [], {""}
+    for row, line in zip(found, table, strict=True):
+        lines += [line] if row["note"] in told else [line, indent + row["note"]]
+        told.add(row["note"])
+    return lines
+
+
+def _by_stage(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line per stage: its steps by state, how many to make want a GPU, and the fewest and most cells that share one."""
+    states = [
+        s for s in ("done", "in progress", "missing", "undecided", "failed") if any(r["state"] == s for r in found)
+    ]
+    table: list[list[str]] = [["stage", "steps", *states, "GPU", "cells each"]]
+    for stage in dict.fromkeys(r["stage"] for r in found):
+        of = [r for r in found if r["stage"] == stage]
+        counts = Counter(r["state"] for r in of)
+        low, high = min(r["cells"] for r in of), max(r["cells"] for r in of)
+        shared = f"{low}" if low == high else f"{low}-{high}"
+        gpus = sum(bool(r["gpus"]) for r in of if r["state"] != "done")
+        table.append([stage, str(len(of)), *(str(counts[s] or "") for s in states), str(gpus or ""), shared])
+    return aligned(table, right=range(1, len(states) + 4))
+
+
+def _reasons(plan: Plan, found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What keeps steps from being made or even named, but for models: those are listed by themselves."""
+    unknown = (str(p) for step in plan.shared() for p in pending(step.meaning) if p.model is None)
+    others = (r["note"] for r in found if r["state"] in {"in progress", "failed"} and r["note"])
+    notes = Counter([*unknown, *others])
+    for note, count in notes.most_common(NOTES):
+        yield f"{note} ({count} step{'s' * (count > 1)})"
+    if len(notes) > NOTES:
+        yield f"... and {len(notes) - NOTES} more such reasons: clir plan --full"
+
+
+def _quirks(cell: Cell) -> set[str]:
+    return {dropped for dropped in cell.dropped if dropped.startswith("quirk=")}
+
+
+def remarks(cells: Sequence[Planned], errors: Sequence[str], skipped: Sequence[Cell] = ()) -> Iterator[str]:
+    """`cells 2, 5: ...`: the overrides that were dropped, the cells that are one, and the errors; equal ones on one line.
+
+    Then what the constraints of a sweep leave out.
+    """
     told: dict[str, list[int]] = {}
+    same: dict[str, list[int]] = {}
     for item, error in zip(cells, errors, strict=True):
         if item.cell.dropped:
-            said = f"dropped {' '.join(item.cell.dropped)}, which the component does not have"
+            why = (
+                "the component does not have"
+                if set(item.cell.dropped) - _quirks(item.cell)
+                else "changes nothing there"
+            )
+            said = f"dropped {' '.join(item.cell.dropped)}, which {why}"
             told.setdefault(said, []).append(item.number)
         if item.same_as is not None:
-            told.setdefault(f"the same as cell {cells[item.same_as].number}", []).append(item.number)
+            same.setdefault(f"the same as cell {cells[item.same_as].number}", []).append(item.number)
         elif error:
             told.setdefault(error, []).append(item.number)
-    for said, numbers in told.items():
+    if len(same) > NOTES:
+        pairs = ", ".join(f"{numbers[0]} as {said.split()[-1]}" for said, numbers in list(same.items())[:3])
+        same = {f"each the same as an earlier cell ({pairs}, ...)": sorted(n for ns in same.values() for n in ns)}
+    for said, numbers in (told | same).items():
         shown = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if numbers[8:] else "")
         yield f"cell{'s' if numbers[1:] else ''} {shown}: {said}"
+    for constraint, count in Counter(cell.skipped for cell in skipped).items():
+        yield f"{count} combination{'s' * (count > 1)} left out: {constraint}"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:

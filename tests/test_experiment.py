@@ -310,7 +310,7 @@ def test_the_first_stage_rows_of_two_rerankers_merge(shared_clir: Clir) -> None:
     assert first[0] == first[1]
 
 
-def test_one_csv_holds_one_policy_over_the_topics(clir: Clir) -> None:
+def test_one_folder_holds_one_policy_over_the_topics(clir: Clir) -> None:
     """A topic without relevant documents counts under `judged` only; both values and counts are said."""
     own = clir.folder
     (own / "docs.tsv").write_text("d1\tred fish\nd2\tblue bird\n")
@@ -332,13 +332,16 @@ def test_one_csv_holds_one_policy_over_the_topics(clir: Clir) -> None:
     assert (float(row["value"]), row["topics"], row["topics_without_relevant"]) == (pytest.approx(1 / 3), "3", "2")
     assert "AP (qrels) is 0.3333 over 3 topics" in done.stderr and "1.0000 over 1" in done.stderr
     assert any("1.0000 over 1" in note for note in json.loads((folder / "manifest.json").read_text())["notes"])
-    assert clir.experiment(*base, "evaluate.topics=relevant", "evaluate.measures=[P@1]") == folder
+    assert clir.experiment(*base, "evaluate.measures=[P@1]") == folder
+    other = clir.experiment(*base, "evaluate.topics=relevant", "evaluate.measures=[AP,P@1]")
+    assert other != folder and (other / "run.trec").read_bytes() == (folder / "run.trec").read_bytes()
     final = {
-        r["measure"]: (float(r["value"]), r["topics"]) for r in rows(folder / "metrics.csv") if r["stage"] == "final"
+        r["measure"]: (float(r["value"]), r["topics"]) for r in rows(other / "metrics.csv") if r["stage"] == "final"
     }
-    assert final == {"AP": (1.0, "1"), "P@1": (1.0, "1"), "Judged@1": (1.0, "1")}, "no measure keeps the other policy"
-    clir.experiment(*base)
+    assert final == {"AP": (1.0, "1"), "P@1": (1.0, "1"), "Judged@1": (1.0, "1")}
     assert {r["topics"] for r in rows(folder / "metrics.csv")} == {"3"}
+    sweep = ["-m", *base, "evaluate.topics=judged,relevant", "evaluate.measures=[P@1]"]
+    assert "2 cached" in clir("run", *sweep).stdout, "two cells, neither of which writes over the other"
 
 
 def test_a_corrected_translation_is_judged_again(clir: Clir) -> None:

@@ -20,11 +20,10 @@ from clir_cli.steps import identity
 from clir_cli.types import Candidates, Journal, Prompt, Text
 
 QUIRKS = {name: yaml.safe_load(path.read_text("utf-8")) for name, path in compose.choices("quirk").items()}
-BESIDE = {
-    "k10_pairwise": ["reranker=prp_llama31"], "words_truncation": ["reranker=rank_zephyr"],
-    "context_4096": ["reranker=rank_gpt", "reranker.passage_tokens=auto"], "digits_parsing": ["reranker=rank_gpt"],
-    "first_wins_parsing": ["reranker=setwise", "reranker.answer=text"],
-}  # fmt: skip
+BESIDE = {  # what the command in its first line chooses beside the quirk
+    name: [word for word in compose.description(path)[0].split()[2:] if not word.startswith(("-m", "quirk="))]
+    for name, path in compose.choices("quirk").items()
+}
 
 
 def flat(node: Any, name: str = "") -> dict[str, Any]:
@@ -48,7 +47,8 @@ def test_a_quirk_changes_its_own_values_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize("name", QUIRKS)
 def test_with_and_without_it_stand_side_by_side_in_one_sweep(name: str) -> None:
     without, with_it = compose.cells([*BESIDE[name], f"quirk=null,{name}"], multirun=True)
-    assert config.built(without.plain).reranker != config.built(with_it.plain).reranker
+    assert vars(config.built(without.plain)) | {"plain": 0} != vars(config.built(with_it.plain)) | {"plain": 0}
+    assert (without.plain["names"]["quirk"], with_it.plain["names"]["quirk"]) == ("none", name)
 
 
 def test_an_option_at_its_corrected_value_is_in_no_identity_and_a_quirk_is(tmp_path: Path) -> None:

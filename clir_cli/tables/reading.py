@@ -182,6 +182,8 @@ def _flat_config(path: Path) -> Mapping[str, str]:
 def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, dict) and node:
         for key, value in node.items():
+            if key == "names" and (quirk := value.get("quirk", "none")) != "none":
+                yield "quirk", quirk if isinstance(quirk, str) else "+".join(map(str, quirk))
             if key in {"names", "labels"}:  # decoration: what they name stands beside them
                 continue
             yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
