@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import threading
@@ -215,6 +214,8 @@ class Purse:
     """
 
     def __init__(self, ledgers: Sequence[Ledger]) -> None:
+        import asyncio  # here: planning needs budgets, and no event loop
+
         self.ledgers = ledgers
         self._under_way, self._settlements, self._settled = 0, 0, asyncio.Event()
         self._clerk = ThreadPoolExecutor(1)  # waits for locks while answers arrive
@@ -229,6 +230,8 @@ class Purse:
 
     async def reserve(self, amount: Amount) -> tuple[str, ...]:
         """Raises OverBudget where it does not fit into one of the ledgers, and nothing is under way any more."""
+        import asyncio
+
         if not self.ledgers:
             return ()
         while True:
