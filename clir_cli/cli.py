@@ -10,7 +10,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from clir_cli import __version__
-from clir_cli.commands import experiments, results, tools
+from clir_cli.commands import (
+    cluster,
+    collections,
+    diagnose,
+    experiments,
+    prefetch,
+    reproduction,
+    results,
+    sharing,
+    tools,
+    understand,
+)
 from clir_cli.commands.common import tell
 from clir_cli.errors import ClirError, ConfigError, RunError
 
@@ -23,13 +34,28 @@ app = typer.Typer(
 VERBS: dict[str, Callable[..., None]] = {
     "run": experiments.run,
     "plan": experiments.plan,
+    "prefetch": prefetch.prefetch,
     "why": experiments.why,
     "check": experiments.check,
     "list": results.list_experiments,
+    "status": cluster.status,
+    "logs": cluster.logs,
+    "collect": cluster.collect,
+    "cancel": cluster.cancel,
     "evaluate": results.evaluate,
     "table": results.table,
     "diff": results.diff,
+    "show": understand.show,
+    "tune": results.tune,
+    "report": understand.report,
+    "inspect": diagnose.inspect,
+    "bias": diagnose.bias,
+    "export": sharing.export,
+    "import": sharing.import_,
+    "cache": sharing.cache,
+    "reproduce": reproduction.reproduce,
     "configs": tools.configs,
+    "datasets": collections.datasets,
     "languages": tools.languages,
     "translate": tools.translate,
     "new": tools.new,

@@ -33,11 +33,13 @@ class Pending(str):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a step asks of the machine that makes it."""
+    """What a step asks of the machine that makes it; None: what its launcher reckons with."""
 
     gpus: int = 0
-    minutes: int = 60
+    memory_gb: int | None = None
+    minutes: int | None = None
     python: str | None = None  # another interpreter, for a component whose model wants other package versions
+    loads: str = ""  # the models that it loads: steps of which this is equal are best made by one process
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from clir_cli import experiment, plan
+from clir_cli.compose import Cell
 from clir_cli.errors import ClirError, ConfigError
 from clir_cli.files import write_json
-from clir_cli.launchers.serial import Outcome
+from clir_cli.launchers.outcome import STATES, Outcome
 from clir_cli.plan import Plan
 from clir_cli.progress import say
 from clir_cli.stages import pair_label
@@ -28,8 +29,8 @@ def folder(plan: Plan, name: str) -> Path:
 
 
 def rows(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """cells.csv: every cell, what was asked, what became of it."""
-    return [
+    """cells.csv: every cell, what was asked, what became of it; then those that a constraint leaves out, and which."""
+    made = [
         {
             "cell": outcome.cell.number, "overrides": " ".join(outcome.cell.cell.overrides), "status": outcome.status,
             "experiment": str(outcome.folder.relative_to(plan.store.root)) if outcome.folder else "",
@@ -37,6 +38,14 @@ def rows(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         }
         for outcome in outcomes
     ]  # fmt: skip
+    left_out = [
+        {
+            "cell": number, "overrides": " ".join(cell.overrides), "status": "skipped", "experiment": "",
+            "error": cell.skipped,
+        }
+        for number, cell in enumerate(plan.skipped, len(plan.cells) + 1)
+    ]  # fmt: skip
+    return [*made, *left_out]
 
 
 def brief(error: Exception | None) -> str:
@@ -67,9 +76,14 @@ def tell(plan: Plan, outcome: Outcome) -> None:
     say(f"cell {item.number}/{len(plan.cells)} {name}: {outcome.status}")
 
 
-def text(outcomes: Sequence[Outcome]) -> Iterator[str]:
+def text(outcomes: Sequence[Outcome], skipped: Sequence[Cell] = ()) -> Iterator[str]:
     """What the end of a sweep prints: dropped overrides, equal cells, failures with the way out, and the counts."""
     cells, errors = [o.cell for o in outcomes], [f"{o.status}: {o.error}" if o.error else "" for o in outcomes]
-    yield from plan.remarks(cells, errors)
-    counts = {s: sum(o.status == s for o in outcomes) for s in ("done", "cached", "failed", "invalid")}
-    yield f"{len(outcomes)} cells: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    yield from plan.remarks(cells, errors, skipped)
+    yield counted(outcomes)
+
+
+def counted(outcomes: Sequence[Outcome]) -> str:
+    """`12 cells: 10 done, 2 failed`."""
+    counts = {s: sum(o.status == s for o in outcomes) for s in STATES}
+    return f"{len(outcomes)} cells: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)

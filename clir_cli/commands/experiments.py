@@ -8,12 +8,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clir_cli.commands.common import ConfigDir, ConfigFile, Json, Multirun, Overrides, Runs, Zip, folded, root, tell
+from clir_cli.commands.common import (
+    ConfigDir,
+    ConfigFile,
+    Json,
+    Multirun,
+    Overrides,
+    Runs,
+    Zip,
+    folded,
+    names,
+    root,
+    tell,
+)  # fmt: skip
 from clir_cli.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from clir_cli.compose import Cell
+    from clir_cli.launchers import choice
+    from clir_cli.launchers.outcome import Outcome
     from clir_cli.plan import Plan
+
+
+Launcher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What makes a sweep: serial, local or slurm; its settings are launcher.key=value."
+    ),
+]
+Retry = Annotated[
+    str | None,
+    typer.Option(metavar="STATES", help="Which failures of a sweep are tried again: failed,timeout,oom (all) or none."),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Leave once the jobs of a sweep are queued; clir collect fetches the results.")
+]
 
 
 def run(
@@ -25,7 +54,7 @@ def run(
     max_calls: Annotated[int | None, typer.Option(metavar="N", help="Stop before served models are asked more often, all cells together.")] = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Stop before they read and write more tokens.")] = None,
     max_usd: Annotated[float | None, typer.Option(metavar="USD", help="Stop before they cost more dollars.")] = None,
-    as_json: Json = False,
+    launcher: Launcher = None, retry: Retry = None, detach: Detach = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run an experiment, or with -m every cell of a sweep.
 
@@ -34,10 +63,18 @@ def run(
     from clir_cli import plan as plans
     from clir_cli import progress
     from clir_cli.experiment import read_rows
-    from clir_cli.launchers import serial
-    from clir_cli.verbs import listing
+    from clir_cli.launchers import choice, serial
+    from clir_cli.verbs import listing, repeating
 
-    cells = composed(overrides, multirun, zips, config_dir, config)
+    retried = states(retry)
+    asked = [
+        *(overrides or []),
+        *([f"launcher={launcher}"] if launcher else []),
+        *(["launcher.detach=true"] if detach else []),
+    ]
+    cells, chosen = choice.chosen(composed(asked, multirun, zips, config_dir, config))
+    if not multirun and (retry or chosen != serial.Serial()):
+        raise ConfigError("--launcher, --retry and --detach are for sweeps: add -m, which may have one cell")
     if dry_run:
         _print_plan(planned(cells, root(runs), eager=False), as_json)
         return
@@ -50,10 +87,12 @@ def run(
         plan.store.ledgers = (Ledger(plan.store.root / "ledger" / f"{sweep.folder(plan, name).name}.jsonl", budget),)
     with progress.silence(quiet):
         if multirun:
-            _sweep(plan, name, quiet, as_json)
+            _sweep(plan, chosen, retried, name, quiet, as_json)
             return
         raise_single(plan)
         (outcome,) = serial.execute(plan)
+        if config is not None and outcome.folder is not None and (said := repeating.compared(config, outcome.folder)):
+            progress.say(said)
     if outcome.error is not None:
         raise outcome.error
     assert outcome.folder is not None
@@ -69,13 +108,18 @@ def run(
 
 def plan(
     overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
-    config: ConfigFile = None, as_json: Json = False,
+    config: ConfigFile = None,
+    full: Annotated[bool, typer.Option("--full", help="List every step, also where there are many.")] = False,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show what a run would do, and what is done already.
 
     clir plan -m retriever=bm25_qt,bm25_dt
     """
-    _print_plan(planned(composed(overrides, multirun, zips, config_dir, config), root(runs), eager=False), as_json)
+    from clir_cli.launchers import choice
+
+    cells, _ = choice.chosen(composed(overrides, multirun, zips, config_dir, config))
+    _print_plan(planned(cells, root(runs), eager=False), as_json, full)
 
 
 def composed(
@@ -86,14 +130,15 @@ def composed(
     config: Path | None,
 ) -> list[Cell]:
     from clir_cli import compose
-    from clir_cli import config as configs
 
     if config is not None:
-        if overrides or multirun or zips or config_dir:
+        from clir_cli.verbs import repeating
+
+        if multirun or zips or config_dir:
             raise ConfigError(
-                "--config repeats a resolved configuration as it is: give neither overrides nor -m, --zip, --config-dir beside it"
+                "--config repeats a resolved configuration as it is: give neither -m nor --zip nor --config-dir beside it"
             )
-        return [compose.Cell((), configs.load(config))]
+        return [repeating.cell(config, overrides or [])]
     if zips and not multirun:
         raise ConfigError("--zip pairs the axes of a sweep: add -m")
     return compose.cells(overrides or [], multirun, zips or [], config_dir or [])
@@ -112,33 +157,47 @@ def raise_single(plan: Plan) -> None:
         raise error
 
 
-def _print_plan(plan: Plan, as_json: bool) -> None:
-    from clir_cli import plan as plans
-    from clir_cli.verbs import listing
+def _print_plan(plan: Plan, as_json: bool, full: bool = False) -> None:
+    from clir_cli.verbs import listing, planning
 
     raise_single(plan)
-    print(listing.dumps(plans.record(plan)) if as_json else folded(plans.text(plan), sys.stdout))
+    print(listing.dumps(planning.record(plan)) if as_json else folded(planning.text(plan, full), sys.stdout))
 
 
-def _sweep(plan: Plan, name: str, quiet: bool, as_json: bool) -> None:
+def states(retry: str | None) -> list[str]:
+    """The kinds of failure that are tried again: all, unless said."""
+    from clir_cli.launchers.outcome import RETRIED
+
+    asked = list(RETRIED) if retry is None else names(retry)
+    if strange := set(asked) - {*RETRIED, "none"}:
+        raise ConfigError(f"--retry {', '.join(sorted(strange))}: there are {', '.join(RETRIED)}, and none")
+    return asked
+
+
+def _sweep(
+    plan: Plan, launcher: choice.Launcher, retried: list[str], name: str, quiet: bool, as_json: bool
+) -> None:  # fmt: skip
     from clir_cli import sweep
-    from clir_cli.launchers import serial
+    from clir_cli.launchers.campaign import Campaign
+    from clir_cli.launchers.outcome import forgive
     from clir_cli.verbs import listing
 
-    def finished(outcome: serial.Outcome) -> None:
+    def finished(outcome: Outcome) -> None:
         if quiet:
             print(outcome.folder or "-", flush=True)
         else:
             sweep.tell(plan, outcome)
 
     folder = sweep.folder(plan, name)
-    outcomes = serial.execute(plan, finished)
+    Campaign.of_folder(plan, folder)  # what became of the jobs of an earlier command
+    forgive(plan, retried)
+    outcomes = launcher.execute(plan, folder, finished)
     sweep.write(plan, outcomes, folder)
     if as_json and not quiet:
         print(listing.dumps({"sweep": str(folder), "cells": sweep.rows(plan, outcomes)}))
     else:
         out = sys.stderr if quiet else sys.stdout
-        print(folded("\n".join(sweep.text(outcomes)), out), folder, sep="\n", file=out)
+        print(folded("\n".join(sweep.text(outcomes, plan.skipped)), out), folder, sep="\n", file=out)
     for error in dict.fromkeys(o.error for o in outcomes if o.error):
         tell(error, only_bugs=True)
     if any(o.error for o in outcomes):

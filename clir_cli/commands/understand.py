@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from clir_cli.commands.common import Json, Runs, root
 from clir_cli.progress import say
 
 
@@ -30,3 +31,25 @@ def report(
     ):
         say(f"left out: {said}")
     print(output)
+
+
+def show(
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's folder, or the beginning of its key or name.")],
+    query: Annotated[str | None, typer.Option("--query", metavar="ID", help="A topic: its texts, its ranking, the reranker's answers.")] = None,
+    depth: Annotated[int, typer.Option(metavar="K", min=1, help="With --query: how many documents of the ranking.")] = 10,
+    full: Annotated[bool, typer.Option("--full", help="All topics; with --query whole texts and all answers.")] = False,
+    runs: Runs = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Show what an experiment did, or one topic's ranking with its texts.
+
+    clir show runs/demo.en-de/bm25_dt-KEY --query t01
+    """
+    from clir_cli.verbs import listing, show, showing
+
+    told = show.Told(show.named(experiment, root(runs)))
+    if query is None:
+        found = show.overview(told)
+        print(listing.dumps(found) if as_json else showing.overview(found, full))
+    else:
+        found = show.topic(told, query, depth)
+        print(listing.dumps(found) if as_json else showing.topic(found, full))

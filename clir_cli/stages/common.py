@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,51 @@ def tie_break(cfg: Config) -> Literal["doc_id", "hash"]:
 
 
 def needs(component: Any) -> Needs:
-    return Needs(gpus=int(getattr(component, "gpus", 0)), python=getattr(component, "python", None))
+    """What a component asks of a machine: a GPU where it, or a component in it, loads a model; and what they say themselves.
+
+    They say it by attributes of any kind named `gpus`, `memory_gb`, `minutes` and `python`.
+    """
+    parts = list(_parts(component))
+    loads = dict.fromkeys(_named(part) for part in parts if _models(part))
+    memory = [part.memory_gb for part in parts if getattr(part, "memory_gb", None) is not None]
+    return Needs(
+        gpus=max((_gpus(part) for part in parts), default=0),
+        memory_gb=max(memory, default=None),
+        minutes=getattr(component, "minutes", None),
+        python=getattr(component, "python", None),
+        loads=" + ".join(loads),
+    )
+
+
+def _parts(part: Any) -> Iterator[Any]:
+    """The component and those in it."""
+    if isinstance(part, tuple | Mapping):
+        for inside in part.values() if isinstance(part, Mapping) else part:
+            yield from _parts(inside)
+    elif is_dataclass(part):
+        yield part
+        for f in fields(part):
+            yield from _parts(getattr(part, f.name))
+
+
+def _models(part: Any) -> list[str]:
+    named = [getattr(part, f.name) for f in fields(part) if f.metadata.get("role") == "model"]
+    return [str(name) for name in named if name]
+
+
+def _gpus(part: Any) -> int:
+    """What is said, else 1 for a model that may choose its device; an adapter goes where its model is."""
+    said = getattr(part, "gpus", 0)
+    device = str(getattr(part, "device", "cpu"))
+    return max(int(said), int(bool(_models(part)) and not device.startswith("cpu")))
+
+
+def _named(part: Any) -> str:
+    """`me/encoder@1a2b3c bfloat16`: which weights are loaded, and how."""
+    *others, last = _models(part)
+    revision = getattr(part, "revision", None)
+    how = [str(value) for name in ("dtype", "quantisation") if (value := getattr(part, name, None)) is not None]
+    return " ".join([*others, last + (f"@{revision}" if revision else ""), *how])
 
 
 def fields_meaning(chosen: Fields) -> dict[str, Any]:

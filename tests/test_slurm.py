@@ -1,0 +1,189 @@
+"""launcher=slurm on a real Slurm of one node: what is lost when something breaks, and who makes it up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from conftest import Clir
+from gated import SHARDS, Gate
+from slurm_cluster import Cluster, until
+
+ABSENT = slurm_cluster.missing()
+INSTALL = f"needs Slurm: apt-get install slurm-wlm munge; absent: {', '.join(ABSENT)}"
+pytestmark = pytest.mark.skipif(bool(ABSENT), reason=INSTALL)
+pytest.importorskip("submitit", reason="needs submitit: pip install 'clir[slurm]'")
+
+SETTINGS = ["launcher.poll=0.3", "launcher.cpus=1", "launcher.memory_gb=1"]
+SLURM = ["run", "-m", "--launcher", "slurm", *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm") / "node") as found:
+        yield found
+
+
+class Sweeps:
+    """`clir` beside a cluster, with the gated retriever, and what it left."""
+
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        self.clir, self.gate, self.cluster = Clir(folder), Gate(folder), cluster
+        self.started: list[subprocess.Popen[str]] = []
+        self.env = {**self.gate.env, "SLURM_CONF": cluster.env["SLURM_CONF"], "PYTHONUNBUFFERED": "1"}
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        done = self.clir(*arguments, code=code, env=self.env)
+        return done.stdout + done.stderr
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        self.started.append(self.clir.start(*arguments, env=self.env))
+        return self.started[-1]
+
+    def statuses(self, *sweep: str) -> list[str]:
+        said = json.loads(self.clir("status", *sweep, "--json", env=self.env).stdout)
+        return [row["status"] for row in said["cells"]]
+
+    def table(self, name: str, sweep: str = "*") -> list[dict[str, str]]:
+        (path,) = (self.clir.runs / "sweeps").glob(f"{sweep}/{name}")
+        with path.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+
+    def jobs(self) -> dict[str, str]:
+        """job id -> state, of the jobs of this folder's sweeps."""
+        own = {json.loads(path.read_text())["id"] for path in self.clir.runs.glob("sweeps/*/jobs/*.json")}
+        return {job: state for job, state in self.cluster.states().items() if job.split("_")[0] in own}
+
+    def made_once(self, names: str) -> bool:
+        return sorted(self.gate.said("made")) == [(name, str(i)) for name in names for i in range(SHARDS)]
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path, cluster: Cluster) -> Iterator[Sweeps]:
+    found = Sweeps(tmp_path, cluster)
+    yield found
+    for process in found.started:  # of a test that failed: let nothing wait for ever
+        process.kill()
+        process.communicate()
+    for hold in found.gate.folder.glob("hold-*"):
+        hold.unlink()
+
+
+def test_twelve_cells_are_made_by_jobs_that_wait_for_one_another(sweeps: Sweeps) -> None:
+    grid = ["dataset.pair=en-de,de-en", "retriever=bm25,bm25_dt,gated", "reranker=none,oracle"]
+    assert "12 cells: 12 done" in sweeps(*SLURM, *grid)
+    assert {row["status"] for row in sweeps.table("cells.csv")} == {"done"}
+    assert len({row["experiment"] for row in sweeps.table("metrics.csv")}) == 12
+    paid = [row["step"] for row in sweeps.table("costs.csv") if row["cached"] == "false"]
+    assert sorted(paid) == sorted({row["step"] for row in sweeps.table("costs.csv")}), "each step was made, and once"
+    assert set(sweeps.jobs().values()) == {"COMPLETED"}
+    pickles = [path.read_bytes() for path in sweeps.clir.runs.glob("sweeps/*/jobs/*/*_submitted.pkl")]
+    assert len(pickles) == len(sweeps.jobs()) and max(map(len, pickles)) < 2000, "a path and a key"
+    assert not list((sweeps.clir.runs / "queue").iterdir())
+    assert "12 cells: 12 cached" in sweeps(*SLURM, *grid)
+    assert sweeps.statuses() == ["cached"] * 12
+
+
+def test_a_step_that_is_killed_fails_its_cells_only_and_goes_on_from_its_last_shard(sweeps: Sweeps) -> None:
+    sweeps.gate.ask("kill-a-2", "fail-b-1")
+    asked = [*SLURM, "retriever=gated", "retriever.name=a,b,c", "reranker=none,oracle"]
+    failed = sweeps(*asked, code=1)
+    assert "cells 3, 4: failed: shard 1 of b was asked to fail" in failed
+    assert "cells 1, 2: failed: job " in failed
+    assert sweeps.statuses() == ["failed"] * 4 + ["done"] * 2
+    assert "asked to fail" in sweeps("logs", "3")
+    assert "4 failed, 2 cached" not in sweeps(*asked, "--retry", "none", code=1)
+    assert "4 done, 2 cached" in sweeps(*asked)
+    assert sweeps.made_once("abc")
+
+
+def test_a_job_past_its_time_limit_is_queued_again_and_goes_on_from_its_last_shard(sweeps: Sweeps) -> None:
+    sweeps.gate.ask("hold-a-2")
+    running = sweeps.start(*SLURM, "launcher.minutes=1", "retriever=gated", "reranker=none,oracle")
+    until(lambda: sweeps.gate.said("started").count(("a", "2")) == 2, "begun a second time", 240)
+    sweeps.gate.open("a-2")
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 0 and "2 cells: 2 done" in out, err
+    assert sweeps.made_once("a")
+
+
+def test_jobs_wait_for_a_node_that_is_drained_and_run_when_it_is_back(sweeps: Sweeps) -> None:
+    node = sweeps.cluster.ask("sinfo", "-h", "-o", "%N").strip()
+    sweeps.cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    try:
+        said = sweeps(*SLURM, "--detach", "launcher.max_jobs=9", "retriever=gated", "retriever.name=a,b")
+        assert "clir status, clir collect or clir cancel" in said and "2 pending" in said
+        until(lambda: set(sweeps.jobs().values()) == {"PENDING"}, "all jobs waiting")
+        assert sweeps.statuses() == ["pending"] * 2
+    finally:
+        sweeps.cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    assert "2 cells: 2 done" in sweeps("collect", "--wait")
+    assert {row["status"] for row in sweeps.table("cells.csv")} == {"done"}
+
+
+def test_the_submitter_may_die_and_anybody_can_collect(sweeps: Sweeps) -> None:
+    sweeps.gate.ask("hold-a-1")
+    running = sweeps.start(*SLURM, "--name", "left", "retriever=gated", "retriever.name=a,b", "reranker=oracle")
+    until(lambda: ("a", "1") in sweeps.gate.said("started"), "the first index under way")
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert sweeps.statuses("left")[0] == "running"
+    sweeps.gate.open("a-1")
+    assert "2 cells: 2 done" in sweeps("collect", "left", "--wait")
+    assert len({row["experiment"] for row in sweeps.table("per_query.csv", "left-*")}) == 2
+    assert sweeps.made_once("ab")
+
+
+def test_two_sweeps_at_once_make_what_they_share_once(sweeps: Sweeps) -> None:
+    sweeps.gate.ask("hold-b-1")
+    first = sweeps.start(*SLURM, "--name", "first", "retriever=gated", "retriever.name=a,b")
+    until(lambda: ("b", "1") in sweeps.gate.said("started"), "the first sweep under way")
+    second = sweeps.start(*SLURM, "--name", "second", "retriever=gated", "retriever.name=b,c", "reranker=none,oracle")
+    until(lambda: len(list(sweeps.clir.runs.glob("sweeps/second-*/jobs/*.json"))) > 1, "the second one queued")
+    sweeps.gate.open("b-1")
+    said = [process.communicate(timeout=240) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    assert "2 cells: 2 done" in said[0][0] and "4 cells: 4 done" in said[1][0]
+    assert sweeps.made_once("abc")
+    steps = {row["step"]: row["cached"] for row in sweeps.table("costs.csv", "second-*")}
+    (shared,) = (path.name for path in sweeps.clir.runs.glob("steps/index/gated?name=b*"))
+    assert steps[f"index/{shared}".replace("_name=b_", "[name=b]")] == "true", "the second sweep did not pay for it"
+
+
+def test_an_array_shares_the_shards_of_a_step(sweeps: Sweeps) -> None:
+    sweeps.gate.ask("hold-a-0", "hold-a-1")
+    running = sweeps.start(*SLURM, "launcher.array=2", "retriever=gated")
+    until(lambda: {("a", "0"), ("a", "1")} <= set(sweeps.gate.said("started")), "both tasks at work")
+    sweeps.gate.open("a-0", "a-1")
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 0 and "1 cells: 1 done" in out, err
+    assert sweeps.made_once("a") and len(sweeps.gate.processes()["a"]) == 2
+
+
+def test_a_sweep_is_cancelled_from_another_shell_and_no_more_is_queued_than_allowed(sweeps: Sweeps) -> None:
+    sweeps.gate.ask("hold-a-1", "hold-b-1", "hold-c-1")
+    asked = [*SLURM, "launcher.max_jobs=2", "retriever=gated", "retriever.name=a,b,c"]
+    running = sweeps.start(*asked)
+    until(lambda: len([n for n, shard in sweeps.gate.said("started") if shard == "1"]) == 2, "two indexes under way")
+    assert sum(state in {"PENDING", "RUNNING"} for state in sweeps.jobs().values()) == 2
+    assert "2 jobs cancelled" in sweeps("cancel")
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 1 and "3 cells: 3 cancelled" in out, err
+    assert sweeps.statuses() == ["cancelled"] * 3
+    for hold in sweeps.gate.folder.glob("hold-*"):
+        hold.unlink()
+    assert "3 cells: 3 done" in sweeps(*asked)
+    assert sweeps.made_once("abc")
+
+
+def test_what_slurm_refuses_is_said_in_its_words(sweeps: Sweeps) -> None:
+    said = sweeps(*SLURM, "launcher.partition=nowhere", "retriever=gated", code=1)
+    assert "invalid partition" in said and "launcher.partition" in said
+    assert sys.executable not in said
