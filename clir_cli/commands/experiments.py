@@ -76,7 +76,7 @@ def run(
     if not multirun and (retry or chosen != serial.Serial()):
         raise ConfigError("--launcher, --retry and --detach are for sweeps: add -m, which may have one cell")
     if dry_run:
-        _print_plan(planned(cells, root(runs), eager=False), as_json)
+        _print_plan(planned(cells, root(runs), eager=False), as_json, chosen=chosen)
         return
     plan = plans.resolved(planned(cells, root(runs), eager=True))
     if not (max_calls is max_tokens is max_usd is None):
@@ -118,8 +118,8 @@ def plan(
     """
     from clir_cli.launchers import choice
 
-    cells, _ = choice.chosen(composed(overrides, multirun, zips, config_dir, config))
-    _print_plan(planned(cells, root(runs), eager=False), as_json, full)
+    cells, chosen = choice.chosen(composed(overrides, multirun, zips, config_dir, config))
+    _print_plan(planned(cells, root(runs), eager=False), as_json, full, chosen)
 
 
 def composed(
@@ -157,11 +157,16 @@ def raise_single(plan: Plan) -> None:
         raise error
 
 
-def _print_plan(plan: Plan, as_json: bool, full: bool = False) -> None:
+def _print_plan(plan: Plan, as_json: bool, full: bool = False, chosen: choice.Launcher | None = None) -> None:
+    from clir_cli.launchers.jobs import Packing
     from clir_cli.verbs import listing, planning
 
     raise_single(plan)
-    print(listing.dumps(planning.record(plan)) if as_json else folded(planning.text(plan, full), sys.stdout))
+    packing = chosen if isinstance(chosen, Packing) else None
+    if as_json:
+        print(listing.dumps(planning.record(plan, packing)))
+    else:
+        print(folded(planning.text(plan, full, packing), sys.stdout))
 
 
 def states(retry: str | None) -> list[str]:

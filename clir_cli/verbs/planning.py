@@ -121,21 +121,21 @@ def _tokens(reranker: Any) -> int:
     return min(context, shown * (int(reranker.passage_tokens) + MARK) + int(reranker.query_tokens) + INSTRUCTIONS)
 
 
-def record(plan: Plan) -> dict[str, Any]:
-    """The plan for machines, with what it will cost."""
-    cost = {**jobs.count(jobs.jobs(plan)), "llms": [row.record() for row in asked(plan)]}
+def record(plan: Plan, packing: jobs.Packing | None = None) -> dict[str, Any]:
+    """The plan for machines, with what it will cost; `packing`: a launcher's, else the usual one."""
+    cost = {**jobs.count(jobs.jobs(plan, packing)), "llms": [row.record() for row in asked(plan)]}
     return {**plans.record(plan), "cost": cost}
 
 
-def text(plan: Plan, full: bool = False) -> str:
+def text(plan: Plan, full: bool = False, packing: jobs.Packing | None = None) -> str:
     """The plan as `clir plan` prints it; of a sweep also what it will cost."""
     said = plans.text(plan, full)
-    return said if len(plan.cells) + len(plan.skipped) < 2 else "\n".join([said, *costs(plan)])
+    return said if len(plan.cells) + len(plan.skipped) < 2 else "\n".join([said, *costs(plan, packing)])
 
 
-def costs(plan: Plan) -> list[str]:
+def costs(plan: Plan, packing: jobs.Packing | None = None) -> list[str]:
     """The lines about jobs, model loads and language models; none where everything is done."""
-    count = jobs.count(jobs.jobs(plan))
+    count = jobs.count(jobs.jobs(plan, packing))
     if not count["jobs"]:
         return []
     loads = f", {_several(count['model_loads'], 'model load')}" if count["model_loads"] else ""
