@@ -40,7 +40,7 @@ def show(
     full: Annotated[bool, typer.Option("--full", help="All topics; with --query whole texts and all answers.")] = False,
     runs: Runs = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Show what an experiment did, or one topic's ranking with its texts.
+    """Show an experiment, or a topic with its ranking and texts.
 
     clir show runs/demo.en-de/bm25_dt-KEY --query t01
     """
