@@ -110,6 +110,11 @@ def _guarded(call: Callable[[], Any]) -> int:
     except BrokenPipeError:  # `clir configs | head -1`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return RunError.exit_code
+    except OSError as error:  # met outside the steps of a run, which say it themselves
+        from clir_cli.launchers.outcome import said
+
+        tell(said(error))
+        return RunError.exit_code
     except Exception as error:
         tell(error)
         return error.exit_code if isinstance(error, ClirError) else RunError.exit_code

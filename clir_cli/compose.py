@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,7 @@ class _Composer:
             problems.append(
                 Problem(
                     "",
-                    f"{key!r} is neither a group nor a node; {_nearest(key.split('.')[0], sorted({*GROUPS, *NODES}))}",
+                    f"{key!r} is neither a group nor a node; {_meant(key) or _nearest(key.split('.')[0], sorted({*GROUPS, *NODES}))}",
                 )
             )
 
@@ -355,8 +355,13 @@ class _Composer:
         plain |= {"names": dict(base.names), "labels": self._labels(plain, base, overrides)}
         self._parts(plain, overrides)
         for stage, side in itertools.product(("retrieve", "rerank"), ("query_translator", "doc_translator")):
-            if isinstance(name := plain[stage].get(side), str):
-                plain[stage][side] = self._named("translator", name, overrides)["translator"]
+            if isinstance(name := plain[stage].get(side), dict):
+                raise ConfigError(
+                    f"{stage}.{side}: expected the name of a translator, got {name}\n"
+                    "  its settings go into a yaml of your own: configs/translator/NAME.yaml"
+                )
+            if name is not None:
+                plain[stage][side] = self._named("translator", str(name), overrides)["translator"]
         return config.completed(plain)
 
     def _parts(self, plain: Plain, overrides: tuple[str, ...]) -> None:
@@ -430,6 +435,13 @@ def _quoted(text: str) -> str | None:
 
 def _names(problem: Problem, key: str) -> bool:
     return problem.unknown and (problem.path == key or key.startswith(f"{problem.path}."))
+
+
+def _meant(key: str) -> str:
+    """The stage nodes that have a key of this name."""
+    nodes = {"retrieve": config.Retrieve, "rerank": config.Rerank, "evaluate": config.Evaluate}
+    found = [f"{node}.{key}" for node, cls in nodes.items() if key in {f.name for f in fields(cls)}]
+    return f"did you mean {' or '.join(found)}?" if found else ""
 
 
 def _nearest(name: str, options: Sequence[str]) -> str:

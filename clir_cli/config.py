@@ -63,6 +63,8 @@ class Rerank:
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise ValueError(f"depth must be at least 1, got {self.depth}")
+        if self.repeat < 0 or self.seed < 0:
+            raise ValueError(f"repeat and seed must be at least 0, got {self.repeat} and {self.seed}")
         if self.unit != "passages" and (self.passages is not None or self.aggregate != "max"):
             raise ValueError(f"passages and aggregate are for unit=passages, not for unit={self.unit}")
 
@@ -75,6 +77,15 @@ class Evaluate:
     judgments: tuple[str, ...] | None = None
     topics: Literal["judged", "relevant"] = "judged"
     by: None = None  # breakdowns come with the analysis issue
+
+    def __post_init__(self) -> None:
+        if self.measures is not None:  # those of a dataset are known to be right
+            from clir_cli.evaluation import parse_measures
+
+            try:
+                parse_measures(self.measures)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)

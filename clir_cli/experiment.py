@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -433,18 +434,31 @@ def _policy_note(row: Any, request: Mapping[str, Any]) -> str:
 
 def _counted_qrels(cfg: Config, store: Store, qrels: list[Qrel], name: str, notes: list[str]) -> list[Qrel]:
     """The judgments that count: of all judged topics, or of the chosen ones where only some were asked for."""
-    dataset = cfg.dataset
+    dataset, topics = cfg.dataset, cfg.dataset.read_topics(cfg.dataset.query_lang)
     if dataset.queries not in {"judged", "all"} or dataset.limit_queries:
-        chosen = {q.query_id for q in select(cfg, dataset.read_topics(dataset.query_lang))}
+        chosen = {q.query_id for q in select(cfg, topics)}
         qrels = [row for row in qrels if row.query_id in chosen]
+    judged = dict.fromkeys(row.query_id for row in qrels)
+    if strangers := [q for q in judged if q not in {topic.query_id for topic in topics}]:
+        notes.append(
+            f"{len(strangers)} of {len(judged)} judged topics ({name}) are in no topics file, for example {strangers[0]!r}; they count 0"
+        )
     stages = Stages(store)
     ids = sorted({row.doc_id for row in qrels})
-    known: set[str] = set()
+    known, spelled = set[str](), set[str]()
     for lang in dataset.doc_langs:
         if (folder := store.folder(stages.docs(cfg, lang))) is not None:
             known |= set(Docstore(folder).find(ids))
+            if odd := [i for i in ids if i not in known and not i.isascii()]:
+                spelled |= set(
+                    Docstore(folder).find([unicodedata.normalize(f, i) for i in odd for f in ("NFC", "NFD")])
+                )
     if unknown := [i for i in ids if i not in known]:
         text = f"{len(unknown)} judged documents ({name}) are not in the collection, for example {unknown[0]!r}"
+        if alike := next(
+            (a for form in ("NFC", "NFD") if (a := unicodedata.normalize(form, unknown[0])) in spelled), None
+        ):
+            text += f", which is there with other bytes for the same characters ({alike.encode()!r}): normalise the ids"
         if dataset.on_unknown == "error":
             raise DataError(f"{text}; dataset.on_unknown=warn counts them as never found")
         notes.append(text)

@@ -188,11 +188,16 @@ def write_trec(run: Run, path: Path, tag: str = "clir") -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("w", encoding="utf-8") as out:
-            for query, rows in run.groupby("query_id", sort=False):
-                scores = strictly_falling(rows["score"].to_numpy())
+            at = pd.factorize(run["query_id"])[0]
+            order = np.argsort(at, kind="stable")
+            ends = np.cumsum(np.bincount(at)).tolist() if len(at) else []
+            ids, docs = run["query_id"].to_numpy(object)[order], run["doc_id"].to_numpy(object)[order].tolist()
+            scores = run["score"].to_numpy(float)[order]
+            for begin, end in zip([0, *ends], ends, strict=False):
+                falling = strictly_falling(scores[begin:end]).tolist()
                 out.writelines(
-                    f"{query} Q0 {doc} {rank} {score:.9g} {tag}\n"
-                    for rank, (doc, score) in enumerate(zip(rows["doc_id"], scores.tolist(), strict=True), 1)
+                    f"{ids[begin]} Q0 {doc} {rank} {score:.9g} {tag}\n"
+                    for rank, (doc, score) in enumerate(zip(docs[begin:end], falling, strict=True), 1)
                 )
             out.flush()
             os.fsync(out.fileno())
@@ -262,7 +267,9 @@ def _columns(path: Path) -> pd.DataFrame:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a complete gzip file ({error}); fetch it again") from error
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
-    if lines and lines[0].startswith(b"# ir_metadata.start"):  # a header that some tools write; ids may begin with # too
+    if lines and lines[0].startswith(
+        b"# ir_metadata.start"
+    ):  # a header that some tools write; ids may begin with # too
         end = next((n for n, line in enumerate(lines) if line.startswith(b"# ir_metadata.end")), -1)
         lines[: end + 1] = [b""] * (end + 1)
     split = [line.split() for line in lines]  # bytes split at ASCII white space only: an id may hold others

@@ -124,7 +124,8 @@ def _schema(cls: type[Any]) -> Any:
         if f.init
     }
     spec = TypedDict(cls.__name__, {n: hints[n] if must else NotRequired[hints[n]] for n, must in needed.items()})  # type: ignore[misc]
-    spec.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    strict = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+    spec.__pydantic_config__ = strict  # type: ignore[attr-defined]
     return TypeAdapter(spec)
 
 

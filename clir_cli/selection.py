@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from itertools import islice
 from pathlib import Path
 
 from clir_cli.config import Config
@@ -17,6 +18,7 @@ def select(cfg: Config, queries: Sequence[Query]) -> list[Query]:
     """The topics that dataset.queries and limit_queries ask for, in topic order, each id once."""
     dataset, chosen = cfg.dataset, cfg.dataset.queries
     by_id: dict[str, Query] = {}
+    judged = set[str]()
     for query in queries:
         if query.query_id in by_id and dataset.on_duplicate == "error":
             raise DataError(
@@ -35,9 +37,18 @@ def select(cfg: Config, queries: Sequence[Query]) -> list[Query]:
         if absent := [i for i in wanted if i not in by_id]:
             raise DataError(f"dataset.queries: {len(absent)} ids are no topics, for example {absent[0]!r}")
         kept = [q for q in by_id.values() if q.query_id in set(wanted)]
+    if not kept and chosen == "judged" and by_id:
+        raise DataError(
+            f"no topics are left of {len(by_id)} after dataset.queries=judged: no id is on both sides\n"
+            f"  topics: {_examples(by_id)}\n  judged: {_examples(sorted(judged))}"
+        )
     if not kept:
         raise DataError(f"no topics are left of {len(by_id)} after dataset.queries={chosen}")
     return kept[: dataset.limit_queries]
+
+
+def _examples(ids: Collection[str]) -> str:
+    return (", ".join(map(repr, islice(ids, 3))) + (f", ... ({len(ids)})" if len(ids) > 3 else "")) or "none"
 
 
 def ids_in(path: Path) -> list[str]:

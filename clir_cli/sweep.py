@@ -11,7 +11,7 @@ from clir_cli import experiment, plan
 from clir_cli.compose import Cell
 from clir_cli.errors import ClirError, ConfigError
 from clir_cli.files import write_json
-from clir_cli.launchers.outcome import STATES, Outcome
+from clir_cli.launchers.outcome import STATES, Outcome, said
 from clir_cli.plan import Plan
 from clir_cli.progress import say
 from clir_cli.stages import pair_label
@@ -52,12 +52,20 @@ def brief(error: Exception | None) -> str:
     """The first line of an error; one that no user can cause says its class."""
     if error is None:
         return ""
-    said = str(error) if isinstance(error, ClirError) else f"{type(error).__name__}: {error}"
-    return said.splitlines()[0]
+    what = str(error) if isinstance(error, ClirError) else f"{type(error).__name__}: {error}"
+    return what.splitlines()[0]
 
 
 def write(sweep: Plan, outcomes: Sequence[Outcome], into: Path) -> None:
-    """Leave the folder's files, each whole or not at all."""
+    """Leave the folder's files, each whole or not at all; where the disk refuses them, say first what became of the cells."""
+    try:
+        _write(sweep, outcomes, into)
+    except OSError as error:
+        say("\n".join(text(outcomes, sweep.skipped)))
+        raise said(error, sweep.store.root) from error
+
+
+def _write(sweep: Plan, outcomes: Sequence[Outcome], into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     folders = list(dict.fromkeys(o.folder for o in outcomes if o.folder))
     for name, columns in experiment.TABLES.items():
@@ -86,4 +94,4 @@ def text(outcomes: Sequence[Outcome], skipped: Sequence[Cell] = ()) -> Iterator[
 def counted(outcomes: Sequence[Outcome]) -> str:
     """`12 cells: 10 done, 2 failed`."""
     counts = {s: sum(o.status == s for o in outcomes) for s in STATES}
-    return f"{len(outcomes)} cells: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    return f"{len(outcomes)} cell{'s' * (len(outcomes) != 1)}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)

@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch, and for every subprocess: threads that wait sleep. By default they spin, and two test
+# processes with two threads each on two cores then spend most of their time on waiting: the forward passes of a small
+# model took thirty times the CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every subprocess compiles the project anew
+
 SHARED = Path(__file__).parents[2] / "shared"
 XQUAD = SHARED / "data" / "xquad-r"
 STATIC = SHARED / "models" / "static-multi"

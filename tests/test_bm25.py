@@ -91,7 +91,7 @@ for lang in langs:
         searcher.set_analyzer(maps.getLanguageSpecificAnalyzer(lang))
     else:
         searcher.set_language(lang)
-    ids, texts = zip(*(line.split("\\t") for line in Path(xquad, f"topics.{lang}.tsv").read_text().splitlines()))
+    ids, texts = zip(*(line.split("\\t") for line in Path(xquad, f"topics.{lang}.tsv").read_text().splitlines()[::4]))
     hits = searcher.batch_search(list(texts), list(ids), k=100, threads=2)
     rows = {i: [[h.docid for h in hits[i]], [h.score for h in hits[i]]] for i in ids}
     Path(folder, lang + ".json").write_text(json.dumps(rows))
@@ -100,7 +100,7 @@ for lang in langs:
 
 @needs_xquad
 def test_documents_order_and_scores_are_pyserinis_in_ten_languages(tmp_path):
-    langs = {"ar": 0, "de": 0, "el": 0.9316, "en": 0, "es": 0, "hi": 0, "ro": 0.9532, "ru": 0, "tr": 0, "zh": 0}
+    langs = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "tr", "zh"]
     theirs = tmp_path / "pyserini"
     python(
         PYSERINI,
@@ -111,14 +111,13 @@ def test_documents_order_and_scores_are_pyserinis_in_ten_languages(tmp_path):
         OPENAI_API_KEY="not used",
         JAVA_HOME=str(lucene.java_home()),
     )
-    for lang, expected in langs.items():
-        run = rank(BM25(), xquad_docs(lang), xquad_queries(lang), tmp_path / lang)
+    for lang in langs:
+        run = rank(BM25(), xquad_docs(lang), xquad_queries(lang)[::4], tmp_path / lang)
         ours = {
             query: [list(rows["doc_id"]), list(rows["score"])] for query, rows in run.groupby("query_id", sort=False)
         }
         reference = json.loads((theirs / f"{lang}.json").read_text())
         assert ours == {query: rows for query, rows in reference.items() if rows[0]}, lang
-        print(lang, rr10(run, lang), expected)
 
 
 @needs_xquad
@@ -241,7 +240,7 @@ def test_anserinis_analyser_for_african_languages_keeps_capitals(tmp_path):
     from jnius import autoclass
 
     lucene.start()
-    texts = ["Ìjọba Ekiti ti fún àwọn olùkọ́ Ní ilé", "Shugaban ƙasa Tinubu, ya ce: \"Ba za mu yarda ba\"."]
+    texts = ["Ìjọba Ekiti ti fún àwọn olùkọ́ Ní ilé", 'Shugaban ƙasa Tinubu, ya ce: "Ba za mu yarda ba".']
     theirs = autoclass("org.apache.lucene.analysis.core.WhitespaceAnalyzer")()
     for text_ in texts:
         assert lucene.terms(lucene.analyser("whitespace_cased"), text_) == lucene.terms(theirs, text_) == text_.split()

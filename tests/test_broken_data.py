@@ -124,7 +124,7 @@ BROKEN: dict[str, tuple[str, str, str, str | bytes, str]] = {
         "sgml", "docs", "docs.hi/a.sgml", GOOD.format(" 1", 1), "docs.hi/a.sgml:1: expected an id without blanks as <DOCNO>, found 'd 1'",
     ),
     "SGML, an id twice": (
-        "sgml", "docs", "docs.hi/a.sgml", GOOD.format(1, 1) + GOOD.format(1, 2), "'d1'",
+        "sgml", "docs", "docs.hi/a.sgml", GOOD.format(1, 1) + GOOD.format(1, 2), "a.sgml:7: doc_id 'd1' (hi) occurs twice, first in line 1",
     ),
     "SGML, another encoding in the middle": (
         "sgml", "docs", "docs.hi/a.sgml", GOOD.format(1, 1).encode() + GOOD.format(2, "für").encode("iso-8859-1"),
@@ -146,7 +146,7 @@ BROKEN: dict[str, tuple[str, str, str, str | bytes, str]] = {
     "SGML topics, the last cut off": (
         "sgml", "topics", "topics.en.txt", TOPIC.format(1, 1) + "<top>\n<num>2</num>\n", "topics.en.txt:7: <top> has no </top> before the file ends",
     ),
-    "SGML topics, an id twice": ("sgml", "topics", "topics.en.txt", TOPIC.format(1, 1) * 2, "topic '1' is listed twice"),
+    "SGML topics, an id twice": ("sgml", "topics", "topics.en.txt", TOPIC.format(1, 1) * 2, "topic '1' is listed twice (en), first in line 1"),
     "BEIR, a field is missing": (
         "beir", "docs", "corpus.jsonl", line(_id="d1", title="", text="a") + line(_id="d2", title=""),
         "corpus.jsonl:2: no column 'text' (dataset.docs_columns); there are: _id, title",
@@ -171,7 +171,7 @@ BROKEN: dict[str, tuple[str, str, str, str | bytes, str]] = {
         "beir", "docs", "corpus.jsonl", line(_id="d1", title="", text="für").encode("iso-8859-1"), "corpus.jsonl:1: expected UTF-8, found b'\\xfcr",
     ),
     "BEIR, an id twice": (
-        "beir", "docs", "corpus.jsonl", line(_id="d1", title="", text="a") * 2, "'d1'",
+        "beir", "docs", "corpus.jsonl", line(_id="d1", title="", text="a") * 2, "corpus.jsonl:2: doc_id 'd1' (de) occurs twice, first in line 1",
     ),
     "BEIR qrels with floats": (
         "beir", "qrels", "qrels/test.tsv", "query-id\tcorpus-id\tscore\n1\td0\t0.5\n", "qrels/test.tsv:2: expected an integer as relevance, got '0.5'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ import pytest
 from conftest import Clir
 
 from clir_cli.cli import VERBS
+from clir_cli.launchers.outcome import said
 
 QRELS = str(Path(__file__).parents[1] / "clir_cli" / "datasets" / "demo" / "qrels.de.txt")
 
@@ -250,6 +252,30 @@ def test_ranks_that_disagree_with_scores_are_refused_unless_told(clir: Clir, tie
     assert "0.5000" in clir(*tied, "--measures", "RR", "--order", "any").stdout
 
 
+def test_a_document_listed_twice_is_refused_unless_told(clir: Clir, tied: list[str]) -> None:
+    (clir.folder / "run.trec").write_text("q1 Q0 c 1 3.0 x\nq1 Q0 b 2 2.0 x\nq1 Q0 c 3 1.0 x\nq2 Q0 a 1 1.0 x\n")
+    refused = clir(*tied, code=2)
+    assert "'c' is listed twice" in refused.stderr and "--duplicates first" in refused.stderr
+    assert "0.2500" in clir(*tied, "--measures", "RR", "--duplicates", "first").stdout
+    assert "go with --qrels" in clir("evaluate", "run.trec", "--duplicates", "first", code=2).stderr
+
+
+def test_an_option_of_evaluate_is_named_as_it_is_typed(clir: Clir, tied: list[str]) -> None:
+    (clir.folder / "run.trec").write_text("q1 Q0 a 1 1.0 x\nq1 Q0 b 2 2.0 x\n")
+    assert "--order rank follows the ranks, --order any the scores" in clir(*tied, code=2).stderr
+
+
+def test_a_run_of_other_topics_is_refused_and_a_part_of_them_is_told(clir: Clir, tied: list[str]) -> None:
+    assert clir(*tied).stderr == ""
+    (clir.folder / "run.trec").write_text("q1 Q0 b 1 1.0 x\n")
+    partly = clir(*tied, "--measures", "RR")
+    assert "0.5000" in partly.stdout
+    assert partly.stderr == "the run has results for 1 of 2 judged topics; the others (q2) count 0\n"
+    (clir.folder / "run.trec").write_text("EN-q1 Q0 b 1 1.0 x\n")
+    refused = clir(*tied, code=2)
+    assert "no topic in common: the run has EN-q1, the judgments q1, q2" in refused.stderr and not refused.stdout
+
+
 def test_a_clir_run_scores_alike_outside_its_folder(shared_clir: Clir) -> None:
     folder = shared_clir.experiment()
     value = {r["measure"]: r["value"] for r in rows(folder / "metrics.csv") if r["stage"] == "final"}
@@ -337,9 +363,8 @@ def test_new_writes_a_yaml_that_composes_and_never_overwrites_one(clir: Clir, ki
     text = path.read_text()
     assert text.startswith(f"# clir run {kind}=of_mine")
     if kind == "dataset":
-        assert "topics.en.tsv does not exist" in clir("plan", "dataset=of_mine", code=2).stderr, (
-            "composed; only the files are missing"
-        )
+        refused = clir("plan", "dataset=of_mine", code=2).stderr
+        assert "topics.en.tsv" in refused and "not exist" in refused, "composed; only the files are missing"
     else:
         assert "model owner/name" in clir("plan", f"{kind}=of_mine").stdout
     path.write_text("mine\n")
@@ -490,6 +515,39 @@ def test_a_bug_in_one_cell_does_not_stop_a_sweep(clir: Clir) -> None:
     assert "Traceback" in clir("run", *arguments, "--debug", code=1).stderr
 
 
+def test_what_a_disk_refuses_is_told_with_the_file_and_what_is_kept(clir: Clir) -> None:
+    folder = clir.experiment("retriever=bm25")
+    (clir.runs / "locks").rename(clir.runs / "moved")
+    (clir.runs / "locks").write_text("a file where the folder should be")
+    failed = clir("evaluate", str(folder), "--measures", "RR@10", code=1).stderr
+    assert failed.startswith("clir: ") and str(clir.runs / "locks") in failed and "[Errno" not in failed
+    assert "What is finished stays finished; mend the cause and give the same command again" in failed
+    assert "Traceback" in clir("evaluate", str(folder), "--measures", "RR@10", "--debug", code=1).stderr
+
+
+def test_a_sweep_whose_folder_cannot_be_written_says_what_became_of_its_cells(clir: Clir) -> None:
+    arguments = ["-m", "retriever=bm25,labse"]
+    env = {"HF_HOME": str(clir.folder)}
+    cells = Path(clir("run", *arguments, code=1, env=env).stdout.splitlines()[-1]) / "cells.csv"
+    cells.unlink()
+    cells.mkdir()
+    failed = clir("run", *arguments, code=1, env=env).stderr
+    reason, _, refusal = failed.partition("2 cells: 1 cached, 1 failed\n")
+    assert "cell 2: failed: model sentence-transformers/LaBSE" in reason
+    assert refusal.startswith("clir: Is a directory: ") and f"What is finished stays finished in {clir.runs}" in refusal
+
+
+def test_a_full_disk_and_a_read_only_one_have_a_way_out(tmp_path: Path) -> None:
+    full = str(said(OSError(errno.ENOSPC, "No space left on device"), tmp_path))
+    assert full.startswith(f"No space left on device: {tmp_path}\n") and "`clir cache`" in full
+    locked = str(said(OSError(errno.EROFS, "Read-only file system", "/x/y.lock")))
+    assert locked.startswith("Read-only file system: /x/y.lock\n") and "make the folder writable" in locked
+
+
+def test_one_cell_is_not_called_cells(clir: Clir) -> None:
+    assert "\n1 cell: 1 done\n" in f"\n{clir('run', '-m', 'retriever=bm25').stdout}"
+
+
 def test_a_refused_request_has_a_traceback_only_with_debug(shared_clir: Clir) -> None:
     assert "Traceback" in shared_clir("run", "retriever=bm52", "--debug", code=2).stderr
 
@@ -529,20 +587,40 @@ def test_quiet_prints_the_folder_and_json_parses(shared_clir: Clir) -> None:
     ],
 )
 def test_on_a_terminal_no_line_wraps(clir: Clir, arguments: list[str]) -> None:
+    lines = on_a_terminal(clir, *arguments)
+    assert lines and max(map(len, lines)) <= 100, max(lines, key=len)
+
+
+def test_a_narrow_list_gives_up_the_time_but_no_number(clir: Clir) -> None:
+    folder = clir.experiment()
+    short = f"runs/{folder.parent.name}/{folder.name}"
+    (wide,) = on_a_terminal(clir, "list")
+    _, made, *measured = wide.split()
+    value = " ".join(measured)
+    assert len(made) == 19 and wide.startswith(short)
+    (day,) = on_a_terminal(clir, "list", columns=len(wide) - 1)
+    assert day == f"{short}  {made[:10]}  {value}"
+    (bare,) = on_a_terminal(clir, "list", columns=len(day) - 1)
+    assert bare == f"{short}  {value}"
+    (cut,) = on_a_terminal(clir, "list", columns=len(bare) - 1)
+    assert len(cut) == len(bare) - 1 and cut.endswith(value) and key(folder) in cut
+
+
+def on_a_terminal(clir: Clir, *arguments: str, columns: int = 100) -> list[str]:
+    """The lines that a terminal of so many columns is given."""
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         clir.command(*arguments),
         cwd=clir.folder,
-        env=clir.env({"COLUMNS": "100", "HF_HOME": "none"}),
+        env=clir.env({"COLUMNS": str(columns), "HF_HOME": "none"}),
         stdout=theirs,
         stderr=theirs,
     )
     os.close(theirs)
-    said = b""
+    heard = b""
     with contextlib.suppress(OSError):  # what Linux says when the other end of a terminal is closed
         while part := os.read(ours, 65536):
-            said += part
+            heard += part
     os.close(ours)
     running.wait()
-    lines = said.decode().splitlines()
-    assert lines and max(map(len, lines)) <= 100, max(lines, key=len)
+    return heard.decode().splitlines()

@@ -12,7 +12,9 @@ from clir_cli.plan import planned
 from clir_cli.retrievers.bm25 import BM25
 from clir_cli.store import Store
 
-GROUPS = [p.name for p in compose.packaged().iterdir() if p.is_dir() and p.name != "target"]  # targets: test_reproduction.py
+GROUPS = [
+    p.name for p in compose.packaged().iterdir() if p.is_dir() and p.name != "target"
+]  # targets: test_reproduction.py
 
 
 def one(*overrides: str, dirs: tuple[Path, ...] = ()) -> config.Config:
@@ -271,3 +273,22 @@ def test_a_value_set_on_a_node_reaches_the_nodes_that_show_it() -> None:
 def test_cells_do_not_share_what_is_set_on_one() -> None:
     cells = compose.cells(["retriever.k1=0.5,0.9", "retriever=bm25"], multirun=True)
     assert [c.plain["retriever"]["k1"] for c in cells] == [0.5, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("depth=5", "'depth' is neither a group nor a node; did you mean retrieve.depth or rerank.depth?"),
+        ("rerank.repeat=-1", "rerank: repeat and seed must be at least 0, got -1 and 0"),
+        ("evaluate.measures=[zork]", "evaluate: measure 'zork' is unknown"),
+        ("retriever.k1=nan", "retriever.k1: input should be a finite number, got nan"),
+        (
+            "retrieve.doc_translator={file: x}",
+            "retrieve.doc_translator: expected the name of a translator, got {'file': 'x'}",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(override: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        one(override)
+    assert complaint in str(caught.value)

@@ -12,6 +12,7 @@ import pytest
 from conftest import SHARED, XQUAD, needs_shared
 
 from clir_cli import compose, config
+from clir_cli.datasets import collection as collection_module
 from clir_cli.datasets.files import Files
 from clir_cli.docstore import Docstore
 from clir_cli.errors import ConfigError, DataError
@@ -469,11 +470,60 @@ def test_an_id_that_occurs_twice_is_refused_or_the_first_kept_and_the_others_cou
     path = save(own.folder / "twice.tsv", "d1\ta\nd2\tb\nd1\tc\n")
     docs = f"docs={path}"
     with pytest.raises(
-        DataError, match=r"doc_id 'd1' \(de\) occurs twice: documents 1 and 3; 1 documents repeat an id"
+        DataError, match=r"twice\.tsv:3: doc_id 'd1' \(de\) occurs twice, first in line 1\n.*on_duplicate=first keeps"
     ):
         own.made(docs)
     assert own.docs(docs, "on_duplicate=first") == ["d1", "d2"]
     assert own.counts(docs, "on_duplicate=first") == {"documents": 2, "empty": 0, "duplicates": 1}
+
+
+def test_a_repeated_id_is_refused_with_both_lines_and_beyond_those_that_are_remembered_without(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = save(own.folder / "twice.tsv", "query_id\ttext\nq1\ta\nq2\tb\nq1\tc\n")
+    with pytest.raises(DataError, match=r"twice\.tsv:4: topic 'q1' is listed twice \(en\), first in line 2\n"):
+        own.queries(f"topics={topics}")
+    assert own.queries(f"topics={topics}", "on_duplicate=first") == ["q1", "q2"]
+    monkeypatch.setattr(collection_module, "KEPT", 1)
+    docs = save(own.folder / "docs.tsv", "d1\ta\nd2\tb\nd2\tc\n")
+    with pytest.raises(
+        DataError, match=r"doc_id 'd2' \(de\) occurs twice: documents 2 and 3; 1 documents repeat an id"
+    ):
+        own.made(f"docs={docs}")
+
+
+def test_topics_that_are_not_those_of_the_judgments_are_shown_beside_them(own: Own) -> None:
+    qrels = save(own.folder / "others.txt", "".join(f"20{i} 0 d1 1\n" for i in range(5)))
+    with pytest.raises(DataError) as caught:
+        own.queries(f"qrels={qrels}")
+    assert str(caught.value).splitlines() == [
+        "no topics are left of 6 after dataset.queries=judged: no id is on both sides",
+        "  topics: 'q0', 'q1', 'q2', ... (6)",
+        "  judged: '200', '201', '202', ... (5)",
+    ]
+
+
+def test_all_files_that_are_not_there_are_named_at_once(own: Own) -> None:
+    gone = [f"{part}={own.folder / 'gone'}.{part}" for part in ("docs", "topics", "qrels")]
+    for ask in (own.queries, own.made):
+        with pytest.raises(DataError) as caught:
+            ask(*gone)
+        head, *named = str(caught.value).splitlines()
+        assert head == "3 files do not exist:" and named == [f"  dataset.{g.replace('=', ': ')}" for g in gone]
+    with pytest.raises(DataError, match=r"gone\.topics does not exist"):
+        own.queries(gone[1])
+
+
+def test_a_split_that_no_path_holds_is_refused(tmp_path: Path) -> None:
+    paths: dict[str, Any] = {"docs": "d.tsv", "topics": "t.tsv", "query_lang": "en", "doc_lang": "de", "split": "test"}
+    with pytest.raises(ValueError, match=r"dataset\.split=test: no path holds \{split\}"):
+        Files(**paths)
+    assert Files(**{**paths, "topics": {"en": "t.{split}.tsv"}}).split == "test"
+    assert Files(**paths, qrels={"a": "a.txt", "b": "b.txt"}, qrels_splits={"b": ("test",)}).judgment_names == (
+        "a",
+        "b",
+    )
+    assert Files(**paths, about={"splits": {"test": "all there is"}}).split == "test", "its yaml says what it is"
 
 
 # Provided translations in a file --------------------------------------------------------------------------------------
@@ -588,7 +638,7 @@ def ciral(query_lang: str, doc_lang: str, split: str, pools: bool = False) -> Fi
     return Files(
         docs="none", topics=f"{TREC}/topics/topics.ciral-v1.0-{{doc_lang}}-{{split}}{'-native' if native else ''}.tsv",
         qrels=f"{TREC}/qrels/qrels.ciral-v1.0-{{doc_lang}}-{{split}}{'-pools' if pools else ''}.tsv{gz}",
-        query_lang=query_lang, doc_lang=doc_lang, split=split,
+        query_lang=query_lang, doc_lang=doc_lang, split=split, on_duplicate="first",
     )  # fmt: skip
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from logging import StreamHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from conftest import Clir
 from hub_server import COMMIT, hub
 
 from clir_cli import compose, config, docstore
+from clir_cli.datasets import download
 from clir_cli.datasets.download import MissingData
 from clir_cli.datasets.hub import Hub
 from clir_cli.errors import DataError
@@ -203,10 +206,37 @@ def test_a_grade_that_is_no_integer_is_refused(tmp_path: Path) -> None:
 def test_an_id_that_repeats_is_refused_or_its_first_document_kept(tmp_path: Path) -> None:
     save(tmp_path / "d.jsonl", [*PASSAGES, {**PASSAGES[0], "text": "andere"}])
     data = local(tmp_path, "d.jsonl")
-    with pytest.raises(DataError, match=r"doc_id 'p1' \(de\) occurs twice: documents 1 and 4"):
+    with pytest.raises(DataError, match=r"d\.jsonl:4: doc_id 'p1' \(de\) occurs twice, first in line 1\n"):
         docstore.write(data.read_docs("de"), tmp_path)
+    data = local(tmp_path, "d.jsonl", on_duplicate="first")
     assert docstore.write(data.read_docs("de"), tmp_path, on_duplicate="first")["duplicates"] == 1
     assert docstore.Docstore(tmp_path).find(["p1"])["p1"].fields["text"] == "Das Wasser sinkt."
+
+
+def test_a_topic_that_repeats_is_refused_with_both_lines(tmp_path: Path) -> None:
+    data = local(tmp_path, "d.jsonl")
+    save(tmp_path / "topics.jsonl", [{"_id": "q1", "text": "tide"}, {"_id": "q1", "text": "river"}])
+    with pytest.raises(DataError, match=r"topics\.jsonl:2: topic 'q1' is listed twice \(en\), first in line 1"):
+        data.read_topics("en")
+
+
+def test_what_the_hub_s_client_says_of_each_try_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import _http, logging
+
+    for name in ("CLIR_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(download, "_silent", [0.0])
+    before, heard = logging.get_verbosity(), io.StringIO()
+    handler = StreamHandler(heard)
+    _http.logger.addHandler(handler)
+    try:
+        with pytest.raises(MissingData, match="the hub cannot be reached"):
+            download._hub("me/news", None, lambda _: (_http.logger.warning("Retrying in 1s"), 1 / 0))
+        assert heard.getvalue() == "" and logging.get_verbosity() == before
+        _http.logger.warning("Retrying in 1s")
+        assert heard.getvalue(), "outside our calls it speaks"
+    finally:
+        _http.logger.removeHandler(handler)
 
 
 def test_settings_that_make_no_dataset_are_refused() -> None:

@@ -99,8 +99,9 @@ def test_faults_of_texts_and_losses_of_rankings_are_counted(faulty: Clir) -> Non
     ranking = {(part, m): v for (section, part, _, m), v in found.items() if section == "ranking"}
     assert ranking["first_stage", "topics"] == 3 and ranking["first_stage", "topics_without_results"] == 1
     assert ranking["first_stage", "unjudged@10"] == 4 / 8
-    assert ranking["first_stage", "recall_of_found"] == 3 / 5
-    assert ranking["first_stage", "recall_of_candidates"] == 2 / 5, "d2 stands at rank 4"
+    assert ranking["first_stage", "recall_of_found"] == pytest.approx((2 / 3 + 1 + 0) / 3), "a mean over the topics"
+    assert ranking["first_stage", "recall_of_candidates"] == pytest.approx((1 / 3 + 1 + 0) / 3), "d2 stands at rank 4"
+    assert ranking["first_stage", "recall_of_candidates"] == pytest.approx(found["losses", "R@3", "", "candidates"])
 
     ap = {m: v for (section, part, _, m), v in found.items() if (section, part) == ("losses", "AP")}
     assert ap["ideal"] == 1

@@ -167,6 +167,36 @@ def test_editing_a_yaml_while_steps_wait_changes_nothing(clir: Clir, gate: Gate)
     assert all("nowhere" not in path.read_text() for path in clir.runs.glob("demo.*/*/config.yaml"))
 
 
+@pytest.mark.parametrize("launcher", ["serial", "local"])
+def test_what_failed_without_a_step_is_still_known_when_the_sweep_has_ended(clir: Clir, launcher: str) -> None:
+    env = {"HF_HOME": str(clir.folder / "no-models")}
+    sweep = ["run", "-m", "--launcher", launcher, "retriever=bm25,labse"]
+    clir(*sweep, code=1, env=env)
+    written = cells(clir)
+    assert [row["status"] for row in written.values()] == ["done", "failed"]
+    status = clir("status", env=env).stdout
+    assert "failed" in status and "LaBSE is not on this machine" in status and "pending" not in status
+    collected = clir("collect", code=1, env=env).stdout
+    assert "cell 2: failed: model sentence-transformers/LaBSE" in collected and "without a network" in collected
+    assert cells(clir) == written
+
+
+def test_a_failure_is_forgotten_with_the_next_command_and_collecting_what_waits_exits_1(clir: Clir, gate: Gate) -> None:
+    env = {**gate.env, "HF_HOME": str(clir.folder / "no-models")}
+    sweep = [*LOCAL, "launcher.workers=1", "retriever=labse,gated", "retriever.name=a"]
+    clir(*sweep, code=1, env=env)
+    assert [row["status"] for row in cells(clir).values()] == ["failed", "done"]
+    gate.ask("hold-b-0")
+    sweep = [*LOCAL, "launcher.workers=1", "retriever=gated", "retriever.name=b,c", "--name", "second"]
+    running = clir.start(*sweep, env=env)
+    until(lambda: gate.said("started").count(("b", "0")) == 1, "the second sweep under way")
+    assert "1 running, 1 pending" in clir("collect", "second", code=1, env=env).stdout
+    gate.open("b-0")
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert "2 cells: 2 done" in clir("collect", "second", env=env).stdout
+
+
 def test_a_launcher_is_of_a_whole_sweep(clir: Clir) -> None:
     assert "add -m" in clir("run", "--launcher", "local", code=2).stderr
     assert "choose one first" in clir("run", "-m", "launcher.workers=2", code=2).stderr

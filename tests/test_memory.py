@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import STATIC, Clir, needs_shared
 
-GROWTH_MB = 150  # ids and offsets cost 24 bytes a document, Lucene's heap and the page cache breathe; texts are 20 MB
+GROWTH_MB = 150  # ids and offsets cost 24 bytes a document, Lucene's heap and the page cache breathe; texts are 10 MB
 
 
 def collection(folder: Path, documents: int) -> list[str]:
@@ -17,7 +17,7 @@ def collection(folder: Path, documents: int) -> list[str]:
     chooser = random.Random(7)
     docs = folder / f"docs{documents}.tsv"
     with docs.open("w") as out:
-        out.writelines(f"d{i}\t{' '.join(chooser.choices(words, k=12))}\n" for i in range(documents))
+        out.writelines(f"d{i}\t{' '.join(chooser.choices(words, k=6))}\n" for i in range(documents))
     (folder / "topics.tsv").write_text("q1\tw1 w2\n")
     return [
         "dataset=files",

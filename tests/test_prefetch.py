@@ -95,6 +95,13 @@ def test_what_cannot_be_had_is_named_with_the_way_out_and_the_rest_is_fetched(cl
     assert "set offline" in offline.stdout and "hf download me/encoder" in offline.stdout
 
 
+def test_a_file_that_is_here_is_named_once(clir: Clir) -> None:
+    said = clir("prefetch", "retriever=bm25").stdout.splitlines()
+    places = [line.split()[-1] for line in said if line.startswith("data ")]
+    assert len(places) == 3 and all(Path(place).is_file() for place in places)
+    assert all(line.count(place) == 1 for line, place in zip(said, places, strict=False))
+
+
 def test_licensed_data_says_how_to_obtain_it(clir: Clir) -> None:
     said = clir(
         "prefetch", "dataset=clef2003", "dataset.pair=en-de", "retriever=bm25", env={"CLIR_CLEF": ""}, code=1

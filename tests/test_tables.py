@@ -335,7 +335,7 @@ def test_p_values_are_corrected_within_a_column_as_statsmodels_corrects_them(run
         found = as_csv(text)
         assert [float(found[name]["en-fi p"]) for name in "abc"] == pytest.approx(expected, rel=1e-9)
         assert [float(found[name]["en-fi uncorrected p"]) for name in "abc"] == pytest.approx(raw, rel=1e-9)
-        assert found["base"]["en-fi p"] == "-"
+        assert found["base"]["en-fi p"] == ""
     assert "no correction, family of 3 tests a column" in table(
         [runs.sweep()], ["retriever"], ["pair"], baselines=["base"], correction="none"
     )
@@ -530,3 +530,16 @@ def test_csv_is_not_rounded(runs):
     assert table([runs.sweep()], ["reranker"], ["pair"], format="csv") == (
         f"reranker,en-de,en-de sd,en-de n\nx,0.5,{statistics.stdev([1 / 3, 2 / 3])!r},2\n"
     )
+
+
+def test_csv_is_empty_where_there_is_no_number(runs):
+    runs.add(topics(1 / 4), reranker="x")
+    runs.add(topics(3 / 4), reranker="y", query_lang="sw")
+    text = table([runs.sweep()], ["reranker"], ["pair"], format="csv")
+    found = as_csv(text)
+    assert [found["x"]["en-de"], found["x"]["sw-de"], found["y"]["en-de"], found["y"]["sw-de"]] == [
+        "0.25",
+        "",
+        "",
+        "0.75",
+    ]

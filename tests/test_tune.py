@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -170,7 +171,31 @@ def test_a_language_pair_can_have_a_choice_of_its_own(shared_clir: Clir) -> None
 def test_topics_that_were_chosen_on_are_not_reported_on(shared_clir: Clir, splits: list[str]) -> None:
     asked = [*splits, *SETTINGS, "--select", "AP", "--on", "dataset.split=dev", "--report", "dataset.split=dev"]
     said = shared_clir("tune", "-m", *asked, code=2)
-    assert "18 topics to report on were chosen on too, such as 't01' of halves dev" in said.stderr and not said.stdout
+    assert "18 of 18 topics to report on were chosen on too, such as 't01'" in said.stderr and not said.stdout
+    asked = ["--select", "AP", "--on", "dataset.pair=en-de", "--report", "dataset.pair=en-es"]
+    said = shared_clir("tune", "-m", *SETTINGS, *asked, code=2)
+    assert "36 topics to report on were chosen on too, such as 't01' of demo" in said.stderr, "on other documents"
+
+
+def test_the_same_topics_and_judgments_under_another_name_are_not_reported_on(
+    shared_clir: Clir, splits: list[str]
+) -> None:
+    demo = [*SETTINGS, "--select", "AP"]
+    said = shared_clir(
+        "tune", "-m", *demo, "--on", "dataset.split=dev", "--report", "dataset.split=test", code=2
+    ).stderr
+    assert "dataset.split=dev: no path holds {split}" in said, "the demo has no splits"
+    before = sorted(shared_clir.runs.glob("steps/*/*"))
+    said = shared_clir("tune", "-m", *demo, "--on", "dataset.label=a", "--report", "dataset.label=b", code=2).stderr
+    assert "36 of 36 topics to report on were chosen on too, such as 't01': the files hold the same" in said
+    for path in Path(splits[1].partition("=")[2]).parent.glob("*.dev.*"):
+        shutil.copy(path, path.with_name(path.name.replace("dev", "copy")))
+    copied = ["--on", "dataset.split=dev", "--report", "dataset.split=copy"]
+    said = shared_clir("tune", "-m", *splits, *demo, *copied, code=2).stderr
+    assert (
+        "18 of 18 topics to report on were chosen on too" in said and "(dataset.split=dev; dataset.split=copy)" in said
+    )
+    assert sorted(shared_clir.runs.glob("steps/*/*")) == before, "nothing was run"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import re
 import shutil
 from pathlib import Path
@@ -30,7 +29,7 @@ def run(clir: Clir, *overrides: str) -> list[dict[str, str]]:
 def test_translation_pays_and_fusion_pays_more_on_english_questions_over_spanish_paragraphs(shared_clir: Clir) -> None:
     """The study's question in small: no translation < Apertium < human translation; two good parts fused beat both."""
     retrievers = "retriever=bm25,bm25_qt,bm25_dt,minilm_dt,static_multi"
-    common = ["retrieve.depth=100", "dataset.pair=en-es"]
+    common = ["retrieve.depth=100", "dataset.pair=en-es", "dataset.measures=[nDCG@10]"]
     rows = run(shared_clir, retrievers, "translator=apertium,provided", *common)
     rows += run(
         shared_clir,
@@ -51,8 +50,11 @@ def test_translation_pays_and_fusion_pays_more_on_english_questions_over_spanish
 
 
 @needs_shared(STATIC)
-def test_all_144_pairs_by_the_static_encoder_equal_its_published_table(clir: Clir) -> None:
-    """ORIGIN.md of the model: RR@10 by exact search, rows query language, columns document language."""
+def test_the_static_encoder_equals_its_published_table_in_every_language_on_either_side(clir: Clir) -> None:
+    """ORIGIN.md of the model: RR@10 by exact search, rows query language, columns document language.
+
+    Of the 144 pairs 48: every language asks in four, its own among them, and is searched in four.
+    """
     lines = [line for line in (STATIC / "ORIGIN.md").read_text().splitlines() if re.match(r"\| [a-z]{2} \|", line)]
     published = {
         (cells[0], doc): float(score)
@@ -60,11 +62,13 @@ def test_all_144_pairs_by_the_static_encoder_equal_its_published_table(clir: Cli
         for doc, score in zip(LANGUAGES, cells[1:], strict=True)
     }
     assert len(published) == 144
-    pairs = ",".join(f"{q}-{d}" for q, d in itertools.product(LANGUAGES, LANGUAGES))
-    rows = run(clir, "retriever=static_multi", "retriever.languages=null", "retrieve.depth=10", f"dataset.pair={pairs}")
+    pairs = [(q, LANGUAGES[(at + shift) % 12]) for at, q in enumerate(LANGUAGES) for shift in (0, 1, 4, 9)]
+    asked = "dataset.pair=" + ",".join(f"{q}-{d}" for q, d in pairs)
+    own = ["retriever=static_multi", "retriever.languages=null", "retrieve.depth=10", "dataset.measures=[RR@10]"]
+    rows = run(clir, *own, asked)
     found = {(row["query_lang"], row["doc_lang"]): float(row["value"]) for row in rows if row["measure"] == "RR@10"}
-    assert set(found) == set(published)
-    assert max(abs(found[pair] - published[pair]) for pair in published) <= 0.002
+    assert set(found) == set(pairs)
+    assert max(abs(found[pair] - published[pair]) for pair in pairs) <= 0.002
 
 
 @needs_shared(STATIC)

@@ -71,7 +71,7 @@ def collect(
         print(listing.dumps({"sweep": str(found.folder), "cells": sweeps.rows(found.plan, outcomes)}))
     else:
         print(folded("\n".join(sweeps.text(outcomes)), sys.stdout), found.folder, sep="\n")
-    if any(outcome.error for outcome in outcomes):
+    if any(outcome.status not in {"done", "cached"} for outcome in outcomes):
         raise typer.Exit(RunError.exit_code)
 
 
@@ -83,4 +83,5 @@ def cancel(sweep: Sweep = None, runs: Runs = None) -> None:
     from clir_cli.verbs import jobs
 
     found = jobs.campaign(jobs.find(sweep, root(runs)))
-    print(f"{jobs.cancel(found)} jobs cancelled; finished shards are kept: the same `clir run` goes on from them")
+    count = jobs.cancel(found)
+    print(f"{count} job{'s' * (count != 1)} cancelled; finished shards are kept: the same `clir run` goes on from them")

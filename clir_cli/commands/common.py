@@ -36,7 +36,11 @@ Runs = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where results are kept; CLIR_RUNS, else ./runs, unless given.")
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Repeat the experiment of this config.yaml; beside it stand only paths and neutral settings.")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Repeat the experiment of this config.yaml; beside it stand only paths and neutral settings.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

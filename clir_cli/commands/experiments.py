@@ -63,6 +63,7 @@ def run(
     from clir_cli import plan as plans
     from clir_cli import progress
     from clir_cli.experiment import read_rows
+    from clir_cli.files import read_json
     from clir_cli.launchers import choice, serial
     from clir_cli.verbs import listing, repeating
 
@@ -96,6 +97,9 @@ def run(
     if outcome.error is not None:
         raise outcome.error
     assert outcome.folder is not None
+    if outcome.status == "cached" and not quiet:  # what was said when it was made is as true now
+        for note in read_json(outcome.folder / "manifest.json")["notes"]:
+            progress.say(f"note: {note}")
     if quiet:
         print(outcome.folder)
         return

@@ -12,7 +12,7 @@ def prefetch(
     overrides: Overrides = None, multirun: Multirun = False, zips: Zip = None, config_dir: ConfigDir = None, runs: Runs = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Download the models and data that a run needs, for nodes without a network.
+    """Download the models and data that a run needs.
 
     clir prefetch -m retriever=labse,bge_m3 dataset=ciral dataset.pair=en-sw
     """

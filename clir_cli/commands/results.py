@@ -30,6 +30,7 @@ def evaluate(
     topics: Annotated[Literal["judged", "relevant"] | None, typer.Option(help="Average over every judged topic (trec_eval -c), or those with a relevant document; judged, or what an experiment says, unless given.")] = None,
     per_query: Annotated[bool, typer.Option("--per-query", help="For a TREC run: a line per topic too.")] = False,
     order: Annotated[Literal["score", "rank", "any"], typer.Option(help="For a TREC run: by score, refusing ranks that disagree; by rank; or by score in any case.")] = "score",
+    duplicates: Annotated[Literal["error", "first"], typer.Option(help="For a TREC run: refuse a document that is listed twice for a topic, or keep its first line.")] = "error",
     unjudged: Annotated[Path | None, typer.Option(metavar="FILE", help="Score nothing: write what nobody has judged in the first --depth of all targets, for assessors; - is stdout.")] = None,
     depth: Annotated[int, typer.Option(metavar="K", help="For --unjudged: how deep the runs are pooled.")] = 20,
     as_json: Json = False,
@@ -41,7 +42,7 @@ def evaluate(
     from clir_cli.verbs import listing
 
     if unjudged is not None:
-        if measures or topics or per_query or as_json:
+        if measures or topics or per_query or duplicates != "error" or as_json:
             raise ConfigError(
                 "--unjudged scores nothing: give only --depth, --judgments, --qrels and --order beside it"
             )
@@ -50,10 +51,13 @@ def evaluate(
     if qrels is not None:
         if len(targets) != 1 or judgments:
             raise ConfigError("--qrels goes with exactly one TREC run, and without --judgments")
-        print(listing.score(targets[0], qrels, names(measures), topics or "judged", per_query, order, as_json))
+        asked = topics or "judged"
+        print(listing.score(targets[0], qrels, names(measures), asked, per_query, order, duplicates, as_json))
         return
-    if per_query or order != "score":
-        raise ConfigError("--per-query and --order go with --qrels; an experiment's topics are in its per_query.csv")
+    if per_query or order != "score" or duplicates != "error":
+        raise ConfigError(
+            "--per-query, --order and --duplicates go with --qrels; an experiment's topics are in its per_query.csv"
+        )
     found = {str(t): listing.score_experiment(t, names(measures), names(judgments), topics) for t in targets}
     if as_json:
         print(listing.dumps([{"experiment": folder, "metrics": rows} for folder, rows in found.items()]))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from clir_cli.errors import DataError
 from clir_cli.text.languages import language
 from clir_cli.types import Qrel, neutral, word_or_path
+
+KEPT = 100_000  # ids whose lines are remembered: a larger collection's repeats are found by the docstore, without lines
 
 # What a collection's yaml says about it under `about`, for `clir datasets` and for its checks. Only what a source says:
 # a number that nobody gave is left out.
@@ -82,6 +84,7 @@ class TestCollection:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self._check_about()
+        self._check_split()
 
     def _check_about(self) -> None:
         """Refuse a language or a split that the collection does not have, where its yaml lists those it has."""
@@ -92,6 +95,19 @@ class TestCollection:
         _check_one_of("doc_lang", self.doc_langs, about.get("doc_langs"))
         if self.split is not None:
             _check_one_of("split", (self.split,), about.get("splits"))
+
+    def _check_split(self) -> None:
+        """Refuse a split that chooses nothing: two of them would be the same topics under two names."""
+        if self.split is not None and not self._has_split(self.split):
+            raise ValueError(
+                f"dataset.split={self.split}: no path holds {{split}}, so every split would be the same topics; "
+                "write {split} into the paths, or leave dataset.split out (dataset.label names a collection)"
+            )
+
+    def _has_split(self, split: str) -> bool:
+        """Whether a split chooses something; an adapter with a way of its own to choose by it says so here."""
+        own = [getattr(self, f.name) for f in fields(self) if f.name not in {"about", "split"}]
+        return split in ((self.about or {}).get("splits") or ()) or any("{split}" in text for text in _texts(own))
 
     def root(self) -> Path:
         """The folder of a collection that everybody obtains himself. Raises MissingData saying how, and where to put it."""
@@ -134,9 +150,42 @@ class TestCollection:
         return queries + (f"~d{self.sample_docs}" if self.sample_docs else "")
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a setting, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value.values()])
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+
+
 def _check_one_of(name: str, values: Sequence[str], known: Any) -> None:
     if known and (absent := [value for value in values if value not in known]):
         raise ValueError(f"{name}: the collection has no {absent[0]!r}; it has: {' '.join(map(str, known))}")
+
+
+@dataclass(frozen=True)
+class Once:
+    """Refuses an id that comes twice, naming both lines, where `dataset.on_duplicate` asks for that."""
+
+    what: str  # "doc_id 'd1' (de) occurs twice", with the id as {}
+    on_duplicate: str
+    lines: dict[str, tuple[Path, int]] = field(default_factory=dict)
+
+    def see(self, path: Path, line: int, identifier: str) -> None:
+        """Raises DataError with file and lines. Only the first ids are remembered, others are refused without lines."""
+        if self.on_duplicate != "error":
+            return
+        if (first := self.lines.get(identifier)) is not None:
+            where = f"line {first[1]}" if first[0] == path else f"{first[0]}:{first[1]}"
+            raise DataError(
+                f"{path}:{line}: {self.what.format(repr(identifier))}, first in {where}\n"
+                "  dataset.on_duplicate=first keeps the first of each"
+            )
+        if len(self.lines) < KEPT:
+            self.lines[identifier] = path, line
 
 
 def united(parts: Iterable[tuple[Path, Iterable[Qrel]]]) -> list[Qrel]:

@@ -419,7 +419,8 @@ def _hub(repo: str, revision: str | None, ask: Any, name: str | None = None) -> 
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return ask(huggingface_hub)
+        with _quietly():
+            return ask(huggingface_hub)
     except HfHubHTTPError as error:
         raise _missing_hub(
             repo, revision, name, _HUB_SAYS.get(type(error).__name__, f"the hub refused it ({type(error).__name__})")
@@ -432,6 +433,19 @@ def _hub(repo: str, revision: str | None, ask: Any, name: str | None = None) -> 
     except Exception as error:  # no route, no name, a proxy that answers nonsense: the client's HTTP library names them
         _silent[0] = time.monotonic() + SILENCE
         raise _missing_hub(repo, revision, name, f"the hub cannot be reached ({type(error).__name__})") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without huggingface_hub's warnings of every try that failed: what came of them, our errors say."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 _HUB_SAYS = {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets import places
-from clir_cli.datasets.collection import Source, TestCollection, united
+from clir_cli.datasets.collection import Once, Source, TestCollection, united
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
@@ -155,6 +155,7 @@ class Files(TestCollection):
         """
         if part == "qrels":
             wanted = list(dict.fromkeys(self.place(part, code, name) for code in self.doc_langs))
+            self._refuse_missing(wanted)
             kept = {"lang": self.doc_label} if self.qrels_lang else {}
             return Source(_fingerprinted(wanted), {**kept, **_elsewhere(wanted)})
         reading: dict[str, object] = {
@@ -169,7 +170,26 @@ class Files(TestCollection):
                 self._check_plain_topics(lang, name or self.topic_source)
             reading |= {"columns": self.topics_columns, "source": name or self.topic_source}
         wanted = [self.place(part, lang)]
+        if lang in (self.doc_langs if part == "docs" else (self.query_lang,)):
+            self._refuse_missing(wanted)
         return Source(_fingerprinted(wanted), {**reading, **_elsewhere(wanted)})
+
+    def _refuse_missing(self, wanted: Sequence[str]) -> None:
+        """Name all files that are not there, where one that is wanted is not and others are missing with it.
+
+        The plan of a sweep takes a class made of this one (absent.py), which is not refused: it goes on without them.
+        """
+        if type(self) is not Files or not any(_is_absent(place) for place in wanted):
+            return
+        parts = [("docs", self.place("docs", code)) for code in self.doc_langs]
+        parts.append(("topics", self.place("topics", self.query_lang)))
+        parts += [("qrels", self.place("qrels", code, name)) for name in self.judgment_names for code in self.doc_langs]
+        absent = list(dict.fromkeys(f"dataset.{part}: {place}" for part, place in parts if _is_absent(place)))
+        if len(absent) > 1:
+            raise DataError(f"{len(absent)} files do not exist:\n  " + "\n  ".join(absent))
+
+    def _has_split(self, split: str) -> bool:
+        return super()._has_split(split) or any(split in only for only in (self.qrels_splits or {}).values())
 
     # Which languages a file holds
 
@@ -228,7 +248,9 @@ class Files(TestCollection):
         """All documents of one language in file order. Raises DataError with file and line."""
         self._check_language("docs", lang)
         table, pattern = self._table("docs", lang), re.compile(self.aligned or "")
+        once = Once(f"doc_id {{}} ({lang}) occurs twice", self.on_duplicate)
         for line, (doc_id, fields, _) in self._chosen(table, lang):
+            once.see(table.path, line, doc_id)
             shared = None
             if self.aligned is not None:
                 found = pattern.fullmatch(doc_id)
@@ -243,9 +265,12 @@ class Files(TestCollection):
         """All topics in one language; `source` chooses among versions (HC4's human and machine translations)."""
         table, source = self._table("topics", lang), source or self.topic_source
         if _is_hc4(table):
-            return _hc4_topics(table, lang, source)
+            return _hc4_topics(table, lang, source, Once(f"topic {{}} is listed twice ({lang})", self.on_duplicate))
         self._check_plain_topics(lang, source)
-        found = [Query(record.id, record.fields, lang) for _, record in self._chosen(table, lang)]
+        found, once = list[Query](), Once(f"topic {{}} is listed twice ({lang})", self.on_duplicate)
+        for line, record in self._chosen(table, lang):
+            once.see(table.path, line, record.id)
+            found.append(Query(record.id, record.fields, lang))
         if not found:
             raise DataError(f"{table.path}: no topics in {lang!r}")
         return found
@@ -273,6 +298,10 @@ class Files(TestCollection):
 
 def _is_elsewhere(place: str) -> bool:
     return place.startswith(("hub:", *places.WEB))
+
+
+def _is_absent(place: str) -> bool:
+    return not _is_elsewhere(place) and not Path(place).exists()
 
 
 def _elsewhere(wanted: list[str]) -> dict[str, object]:
@@ -433,12 +462,13 @@ def _is_hc4(table: Table) -> bool:
     return not table.tsv and isinstance(next(table.rows(), (0, {}))[1].get("topics"), list)
 
 
-def _hc4_topics(table: Table, lang: str, source: str | None) -> list[Query]:
+def _hc4_topics(table: Table, lang: str, source: str | None, once: Once) -> list[Query]:
     """The topics that have a version in `lang`; how many have none is said."""
     found, absent, lacking = [], 0, Counter[str]()
     for line, row in table.rows():
         if versions := _hc4_versions(row, lang):
             query_id = parse_id(table.path, line, "topic_id", row.get("topic_id"))
+            once.see(table.path, line, query_id)
             where = f"{table.path}:{line}: topic {query_id!r} in {lang!r}"
             texts = _hc4_texts(where, versions, source)
             own = [v for v in row["topics"] if isinstance(v, dict) and v.get("source") == ORIGINALS[0]]

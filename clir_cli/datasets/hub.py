@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clir_cli.datasets import places
-from clir_cli.datasets.collection import Source, TestCollection
+from clir_cli.datasets.collection import Once, Source, TestCollection
 from clir_cli.datasets.rows import Rows
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
@@ -189,8 +189,10 @@ class Hub(TestCollection):
         """All documents of one language in the files' order. Raises DataError with file and line or row."""
         pattern = self._pattern() if self.aligned is not None else None
         columns = self._columns("docs", lang)
+        once = Once(f"doc_id {{}} ({lang}) occurs twice", self.on_duplicate)
         for rows, number, row in self._records("docs", lang):
             own = rows.id(number, row, columns["doc_id"])
+            once.see(rows.path, number, own)
             shared = own if self.doc_ids == "lang" else None
             if pattern is not None:
                 found = pattern.fullmatch(own)
@@ -207,10 +209,11 @@ class Hub(TestCollection):
         if source:
             raise ConfigError(f"dataset.topics has one version of its topics, there is no {source!r}")
         columns = self._columns("topics", lang)
-        found = [
-            Query(rows.id(number, row, columns["query_id"]), self._fields(columns, rows, number, row), lang)
-            for rows, number, row in self._records("topics", lang)
-        ]
+        found, once = list[Query](), Once(f"topic {{}} is listed twice ({lang})", self.on_duplicate)
+        for rows, number, row in self._records("topics", lang):
+            query_id = rows.id(number, row, columns["query_id"])
+            once.see(rows.path, number, query_id)
+            found.append(Query(query_id, self._fields(columns, rows, number, row), lang))
         if not found:
             raise DataError(f"{self._place('topics', lang)}: no topics in {lang!r}")
         return found

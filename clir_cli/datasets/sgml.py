@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets import places
-from clir_cli.datasets.collection import Source, TestCollection, united
+from clir_cli.datasets.collection import Once, Source, TestCollection, united
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
 from clir_cli.lines import parse_id
@@ -209,10 +209,12 @@ class Sgml(TestCollection):
         """All documents of one language, source by source, file by file. Raises DataError with file and line."""
         sources = [(markup, self._doc_files(markup, lang)) for markup in self._sources(lang)]
         names = dict.fromkeys(name for markup, _ in sources for name, _ in markup.fields)  # some sources lack a field
+        once = Once(f"doc_id {{}} ({lang}) occurs twice", self.on_duplicate)
         for markup, files in sources:
             for path in files:
                 for line, text in records(path, markup.record, markup.encoding):
                     doc_id = parse_id(path, line, f"<{markup.id}>", _one(path, line, text, markup.id, markup.record))
+                    once.see(path, line, doc_id)
                     fields = {name: _text(path, line, text, tags) for name, tags in markup.fields}
                     yield Doc(doc_id, {**fields, **{name: "" for name in names if name not in fields}}, lang)
 
@@ -223,7 +225,7 @@ class Sgml(TestCollection):
         markup = self._topics(lang)
         path = self._local("topics", *self._first("topics", markup.files, lang))
         tags = [markup.id, *(tag for _, given in markup.fields for tag in given)]
-        found = []
+        found, once = list[Query](), Once(f"topic {{}} is listed twice ({lang})", self.on_duplicate)
         for line, parts in _topic_rows(path, markup, tags):
             if markup.id.lower() not in parts:
                 raise DataError(f"{path}:{line}: a topic without <{markup.id}>")
@@ -235,7 +237,9 @@ class Sgml(TestCollection):
                 name: " ".join(filter(None, (_flat(parts.get(tag.lower(), "")) for tag in given)))
                 for name, given in markup.fields
             }
-            found.append(Query(parse_id(path, line, f"<{markup.id}>", spelled[1]), fields, lang))
+            query_id = parse_id(path, line, f"<{markup.id}>", spelled[1])
+            once.see(path, line, query_id)
+            found.append(Query(query_id, fields, lang))
         if not found:
             between = "" if markup.record == TSV else f" between <{markup.record}> and </{markup.record}>"
             raise DataError(f"{path}: no topics{between}")

@@ -274,8 +274,8 @@ def _truncation(one: Finished) -> Iterator[Found]:
 def _rankings(one: Finished, qrels: Sequence[Any], k: int) -> Iterator[Found]:
     """Topics without results; unjudged@k: the share of the first k places that nobody judged, by the documents' language too.
 
-    recall_of_candidates: the share of all relevant documents among the first rerank.depth of the first stage, and
-    recall_of_found among all that it retrieved.
+    recall_of_candidates: R@k of the first stage at rerank.depth, and recall_of_found of all that it retrieved: the share of
+    a topic's relevant documents, averaged as the experiment averages its measures (evaluate.topics).
     """
     topics = len(one.topics)
     judged = {(q, d) for q, d, _ in qrels}
@@ -296,17 +296,18 @@ def _rankings(one: Finished, qrels: Sequence[Any], k: int) -> Iterator[Found]:
                 own = [u for u, other in zip(unjudged, langs, strict=True) if other == lang]
                 if own:
                     yield "ranking", stage, lang, f"unjudged@{k}", sum(own) / len(own)
-    relevant = {(q, d) for q, d, grade in qrels if grade > 0}
-    if not relevant:
+    if not any(grade > 0 for _, _, grade in qrels):
         return
+    from clir_cli import evaluation
+
     first = one.run("first_stage")
     depths = {"recall_of_found": one.cfg.retrieve.depth}
     if one.experiment.second:
         depths = {"recall_of_candidates": one.cfg.rerank.depth, **depths}
     for measure, depth in depths.items():
-        top = first[first["rank"] <= depth]
-        hits = sum(pair in relevant for pair in zip(top["query_id"], top["doc_id"], strict=True))
-        yield "ranking", one.stages[0], "", measure, hits / len(relevant)
+        scores = evaluation.evaluate(first, qrels, evaluation.parse_measures([f"R@{depth}"]))
+        recall, *_ = evaluation.summary(scores, qrels, one.cfg.evaluate.topics)  # and behind it Judged@k
+        yield "ranking", one.stages[0], "", measure, recall.value
 
 
 # What is printed ------------------------------------------------------------------------------------------------------

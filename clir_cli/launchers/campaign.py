@@ -86,6 +86,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.plan.store.root)
+        self.failed = frozen.failures(self.folder)
         self._steps = {self.plan.store.promise(step): step for step in self.plan.steps}
         self.missing = dict.fromkeys(self.plan.steps)  # in their order
         self.of: dict[str, Record] = {}  # promise -> the last job of this sweep that has it
@@ -211,7 +212,11 @@ class Campaign:
                 return Outcome(item, end[0], error=RunError(end[1]))
         making = {self.queued[job].means for step in lacks if (job := self.under_way(step)) is not None}
         making |= {self.plan.store.state(step).name for step in lacks}
-        if {"running", "in progress"} & making or not lacks:
+        if {"running", "in progress"} & making:
+            return Outcome(item, "running")
+        if (failure := self.failed.get(str(item.number))) is not None:
+            return Outcome(item, failure[0], error=RunError(failure[1]))
+        if not lacks:
             return Outcome(item, "running")
         return Outcome(item, "cancelled", error=RunError(CANCELLED)) if self.cancelled else Outcome(item, "pending")
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from clir_cli import provenance
 from clir_cli.compose import Cell
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ClirError, ConfigError
 from clir_cli.files import read_json, write_json
+from clir_cli.launchers.outcome import Outcome
 from clir_cli.ledger import Budget, Ledger
 from clir_cli.plan import Plan
 from clir_cli.steps import digest
 from clir_cli.store import Store
 
 NOTE = "sweep.json"  # of a sweep folder: which cells it has, since when, and what may be spent
+FAILED = "failed.json"  # of a sweep whose command has ended: number of a cell -> its state and error
 
 
 def freeze(plan: Plan, folder: Path, launcher: str, **more: Any) -> str:
@@ -45,6 +48,7 @@ def freeze(plan: Plan, folder: Path, launcher: str, **more: Any) -> str:
         "cached": [],
         "refused": {},
     }
+    (folder / FAILED).unlink(missing_ok=True)  # of an earlier command
     write_json(folder / NOTE, said | more)
     return name
 
@@ -54,6 +58,33 @@ def note(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} is not the folder of a sweep: it has no {NOTE}")
     found: dict[str, Any] = read_json(folder / NOTE)
     return found
+
+
+@contextlib.contextmanager
+def noted(folder: Path, finished: Callable[[Outcome], None]) -> Iterator[Callable[[Outcome], None]]:
+    """What to call with every outcome, instead of `finished`; the failures are noted when the sweep ends, however it does.
+
+    The store has those of steps; a model that is not here or a check that refuses a cell belongs to no step.
+    """
+    found: dict[str, tuple[str, str]] = {}
+
+    def heard(outcome: Outcome) -> None:
+        if (error := outcome.error) is not None:
+            what = str(error) if isinstance(error, ClirError) else f"{type(error).__name__}: {error}"
+            found[str(outcome.cell.number)] = (outcome.status, what)
+        finished(outcome)
+
+    try:
+        yield heard
+    finally:
+        with contextlib.suppress(OSError):  # a full disk is the reason of the failures, and told with them
+            if found:
+                write_json(folder / FAILED, found)
+
+
+def failures(folder: Path) -> dict[str, tuple[str, str]]:
+    """Number of a cell -> its state and error, of a sweep whose command has ended in this machine's processes."""
+    return read_json(folder / FAILED) if (folder / FAILED).exists() else {}
 
 
 def mark_cancelled(folder: Path) -> None:

@@ -40,12 +40,13 @@ class Local(Resources):
         gpus = visible_gpus() if self.gpus is None else self.gpus
         command = [sys.executable, "-m", "clir_cli.launchers.worker", str(folder), cells]
         crew = Crew(command, self.workers or SPARE, list(gpus))
-        shift = _Shift(plan, self, folder, crew, finished)
-        try:
-            shift.work()
-        finally:
-            crew.dismiss()
-        return shift.all_outcomes()
+        with frozen.noted(folder, finished) as heard:
+            shift = _Shift(plan, self, folder, crew, heard)
+            try:
+                shift.work()
+            finally:
+                crew.dismiss()
+            return shift.all_outcomes()
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,12 @@ from clir_cli.steps import Step
 from clir_cli.store import Store
 
 STATES = ("done", "cached", "running", "pending", "failed", "timeout", "oom", "cancelled", "invalid")
+MENDS = {
+    errno.ENOSPC: "make room (`clir cache` lists what takes it)",
+    errno.EDQUOT: "make room in your quota (`clir cache` lists what takes it)",
+    errno.EROFS: "make the folder writable or work in another one,",
+    errno.EACCES: "make it accessible or work in another one,",
+}
 RETRIED = ("failed", "timeout", "oom")  # how a step can fail; the same command tries all of them again
 
 
@@ -56,13 +63,16 @@ def broken(item: Planned) -> Outcome | None:
     return Outcome(item, "invalid" if item.error.exit_code == ConfigError.exit_code else "failed", error=item.error)
 
 
-def said(error: Exception, root: Path) -> Exception:
-    """What the operating system refused, and what is kept; any other error as it is."""
+def said(error: Exception, root: Path | None = None) -> Exception:
+    """What the operating system refused, what is kept (in `root`, where that is known) and what to do; any other error as it is."""
     if not isinstance(error, OSError | MemoryError):
         return error
-    what = f"{error.strerror or error}: {error.filename or root}" if isinstance(error, OSError) else "out of memory"
+    place = (error.filename or root) if isinstance(error, OSError) else None
+    what = (error.strerror or str(error)) if isinstance(error, OSError) else "out of memory"
+    mend = MENDS.get(error.errno or 0, "mend the cause") if isinstance(error, OSError) else "mend the cause"
     told = RunError(
-        f"{what}\n  What is finished stays finished in {root}; mend the cause and give the same command again."
+        f"{what}{f': {place}' if place else ''}\n"
+        f"  What is finished stays finished{f' in {root}' if root else ''}; {mend} and give the same command again."
     )
     told.__cause__ = error
     return told

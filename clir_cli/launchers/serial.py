@@ -22,7 +22,8 @@ class Serial:
 
     def execute(self, plan: Plan, folder: Path, finished: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
         frozen.freeze(plan, folder, "serial")
-        return execute(plan, finished)
+        with frozen.noted(folder, finished) as heard:
+            return execute(plan, heard)
 
 
 def execute(plan: Plan, finished: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:

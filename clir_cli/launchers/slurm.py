@@ -139,7 +139,9 @@ class Slurm(Packing):
             tries.update({step: tries.get(step, 0) + 1 for step in steps})
             campaign.queued |= {job: queue.Seen("PENDING") for job in ids.values()}
             if planned:
-                say(f"{len(planned)} jobs queued for {len(steps)} steps")
+                say(
+                    f"{len(planned)} job{'s' * (len(planned) != 1)} queued for {len(steps)} step{'s' * (len(steps) != 1)}"
+                )
 
     def _submit(self, campaign: Campaign, job: Job, ids: Mapping[int, str], homes: Mapping[Step, int]) -> str:
         """Queue one job, after those that make what it is made from; its id."""

@@ -191,7 +191,7 @@ Column: TypeAlias = tuple[str, Mapping[Label, float]]  # a name, and the numbers
 
 
 def csv_text(grid: Grid) -> str:
-    """Unrounded; beside a column its standard deviation and number of repeats, and its tests, where it has any."""
+    """Unrounded, empty where there is no number; beside a column its standard deviation and number of repeats, and its tests, where it has any."""
     columns: list[Column] = []
     for c in grid.top:
         name = grid.names[c]
@@ -209,7 +209,7 @@ def csv_text(grid: Grid) -> str:
     writer.writerow([*grid.keys, *(name for name, _ in columns)])
     for r in grid.left:
         found = [values.get(r, math.nan) for _, values in columns]
-        writer.writerow([*r, *(DASH if math.isnan(value) else repr(value) for value in found)])
+        writer.writerow([*r, *("" if math.isnan(value) else repr(value) for value in found)])
     return out.getvalue()
 
 

@@ -47,11 +47,12 @@ def status(found: Campaign, outcomes: Sequence[Outcome]) -> Iterator[str]:
     rows = [(str(o.cell.number), o.status, _name(o.cell), sweep.brief(o.error)) for o in first]
     yield from aligned(rows, right={0})
     if many:
-        yield f"and {len(outcomes) - SHOWN} more cells: {found.folder / 'cells.csv'} lists all that were collected"
+        more = len(outcomes) - SHOWN
+        yield f"and {more} more cell{'s' * (more != 1)}: {found.folder / 'cells.csv'} lists all that were collected"
     jobs = [found.queued[job.id] for job in found.jobs.values() if found.alive(job.id)]
     if jobs:
         running = sum(job.means == "running" for job in jobs)
-        yield f"{len(jobs)} jobs: {running} running, {len(jobs) - running} waiting"
+        yield f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {running} running, {len(jobs) - running} waiting"
     yield sweep.counted(outcomes)
 
 

@@ -16,6 +16,7 @@ from clir_cli.errors import ConfigError, DataError
 from clir_cli.experiment import Experiment, add_evaluation, read_rows
 from clir_cli.files import read_json, write_text
 from clir_cli.plan import aligned
+from clir_cli.progress import say
 from clir_cli.stages import Stages
 from clir_cli.store import Store
 
@@ -105,7 +106,22 @@ def experiments(root: Path, as_json: bool) -> str:
     def main(r: dict[str, Any]) -> str:
         return f"{r['measure']} {r['value']:.4f}" if r["measure"] else "no judgments"
 
-    return "\n".join(aligned([(_from_here(r["experiment"]), r["made"], main(r)) for r in rows]))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    folders = [_from_here(r["experiment"]) for r in rows]
+    for characters in (19, 10, 0):  # of the time when it was made: all, the day, or nothing
+        lines = aligned([(f, r["made"][:characters], main(r)) for f, r in zip(folders, rows, strict=True)])
+        if max(map(len, lines)) <= width:
+            return "\n".join(lines)
+    room = width - 2 - max(len(main(r)) for r in rows)
+    return "\n".join(aligned([(_cut(f, room), main(r)) for f, r in zip(folders, rows, strict=True)]))
+
+
+def _cut(folder: str, room: int) -> str:
+    """A path without its middle, if it must be: its end is the key by which other verbs know it."""
+    if len(folder) <= room:
+        return folder
+    end = max(min(16, room - 1), 1)
+    return f"{folder[: max(room - 1 - end, 0)]}…{folder[-end:]}"
 
 
 def _from_here(folder: str) -> str:
@@ -124,6 +140,7 @@ def score(
     topics: Literal["judged", "relevant"],
     per_query: bool,
     order: Literal["score", "rank", "any"],
+    duplicates: Literal["error", "first"],
     as_json: bool,
 ) -> str:
     """Any TREC run against any judgments, by the evaluation policy of CONTRACT.md section 4."""
@@ -131,7 +148,14 @@ def score(
 
     judgments = evaluation.read_qrels(qrels)
     asked = evaluation.parse_measures(measures or MEASURES)
-    scores = evaluation.evaluate(runs.read_trec(run, order=order), judgments, asked)
+    try:
+        ranked = runs.read_trec(run, order=order, duplicates=duplicates)
+    except DataError as error:  # its last line names the arguments of a function
+        what, _, hint = str(error).rpartition("\n  ")
+        hint = re.sub("(order|duplicates)=", r"--\1 ", hint)
+        raise DataError(f"{what}\n  {hint}" if what else str(error)) from error
+    _check_topics(run, set(ranked["query_id"]), qrels, {judgment.query_id for judgment in judgments})
+    scores = evaluation.evaluate(ranked, judgments, asked)
     counted = evaluation.counted(scores, judgments, topics)
     found = evaluation.summary(scores, judgments, topics)
     if as_json:
@@ -147,6 +171,23 @@ def score(
     return "\n".join([*lines, *_summary_table(found, topics)])
 
 
+def _check_topics(run: Path, found: set[str], qrels: Path, judged: set[str]) -> None:
+    """Refuse a run of other topics than the judged ones; say how many of these it has no result for."""
+    both = found & judged
+    if not both:
+        raise DataError(
+            f"{run} and {qrels} have no topic in common: the run has {_few(found)}, the judgments {_few(judged)}\n"
+            "  Their query_ids must be the same, letter by letter; check that the two belong to one set of topics"
+        )
+    if len(both) < len(judged):
+        without = _few(judged - both)
+        say(f"the run has results for {len(both)} of {len(judged)} judged topics; the others ({without}) count 0")
+
+
+def _few(ids: set[str]) -> str:
+    return ", ".join(sorted(ids)[:3]) + (", ..." if len(ids) > 3 else "")
+
+
 def _summary_table(found: Sequence[Summary], topics: Literal["judged", "relevant"]) -> list[str]:
     """measure, value, topics; where some topics have no relevant document, also what the other policy gives."""
     without = found[0].topics_without_relevant if found else 0
@@ -159,8 +200,9 @@ def _summary_table(found: Sequence[Summary], topics: Literal["judged", "relevant
     if other:
         judged = found[0].topics + (without if topics == "relevant" else 0)
         count = judged - without if other == "relevant" else judged
+        have = "topics have" if judged != 1 else "topic has"
         lines.append(
-            f"{without} of {judged} judged topics have no relevant document; --topics {other} averages over {count}"
+            f"{without} of {judged} judged {have} no relevant document; --topics {other} averages over {count}"
         )
     return lines
 

@@ -102,7 +102,8 @@ def _data(tolerance: Tolerance) -> Iterator[Item]:
                 yield Item("data", f"{what} {place}", missing=str(error))
             else:
                 where = str(found[0] if len(found) == 1 else found[0].parent) if found else ""
-                yield Item("data", f"{what} {place}", _revision(place), _bytes(found), where)
+                name = what if place == where else f"{what} {place}"
+                yield Item("data", name, _revision(place), _bytes(found), where)
 
 
 def _places(asked: Asked) -> Iterator[tuple[str, Callable[[], list[Path]]]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from clir_cli import compose, experiment, plan, sweep
+from clir_cli import compose, config, experiment, plan, selection, sweep
 from clir_cli.compose import Cell
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.launchers import serial
@@ -36,6 +36,8 @@ def tune(request: Request, store: Store, name: str = "tune") -> tuple[list[Tuned
     _check(request)
     cells = compose.cells([*request.overrides, *request.on], True, request.zips, request.config_dirs)
     places = _places(request, cells)
+    if request.report:
+        _refuse_same_contents(request, cells)
     asked = [*map(list, (request.overrides, request.on, request.report, request.zips, request.by))]
     folder = store.root / "sweeps" / f"{name}-{digest([*asked, measure, request.folds, request.seed])}"
     groups: dict[Group, dict[str, list[tuple[Cell, Path]]]] = defaultdict(lambda: defaultdict(list))
@@ -159,13 +161,11 @@ def _reported(
     candidates: Mapping[Group, tuple[choosing.Candidates, list[str]]], chosen: Mapping[Group, Choice],
 ) -> list[Tuned]:  # fmt: skip
     """Run the chosen settings, and only them, on the topics to report on."""
-    on = {_key(override) for override in request.on}
     cells: list[Cell] = []
     of: list[Group] = []
     for group, choice in chosen.items():
         for cell, _ in groups[group][choice.setting]:
-            kept = [o for o in cell.overrides if _key(o) not in on and o not in cell.dropped]
-            composed = compose.cells([*kept, *request.report], True, (), request.config_dirs)
+            composed = _to_report(request, cell)
             cells += composed
             of += [group] * len(composed)
     folders = _run(cells, store)
@@ -178,6 +178,46 @@ def _reported(
         _refuse_same_topics(full[choice.setting], test)
         dev = {setting: choosing.value(found) for setting, found in full.items()}
         found.append(Tuned(group, dev, {0: choice}, test, odd, mine))
+    return found
+
+
+def _to_report(request: Request, cell: Cell) -> list[Cell]:
+    """A cell's setting on the topics to report on."""
+    on = {_key(override) for override in request.on}
+    kept = [o for o in cell.overrides if _key(o) not in on and o not in cell.dropped]
+    return compose.cells([*kept, *request.report], True, (), request.config_dirs)
+
+
+Topic = tuple[str, tuple[str, ...], frozenset[tuple[str, int]]]  # id, texts, judged documents with their grades
+
+
+def _refuse_same_contents(request: Request, cells: Sequence[Cell]) -> None:
+    """Before anything runs: the same topics with the same judgments are the same, whatever the two sides are called."""
+    first = _by_dataset(cells)
+    dev = _judged_topics(first)
+    test = _judged_topics(_by_dataset(made for cell in first for made in _to_report(request, cell)))
+    if same := sorted(query_id for query_id, *_ in dev & test):
+        raise ConfigError(
+            f"{len(same)} of {len(test)} topics to report on were chosen on too, such as {same[0]!r}: the files hold the same "
+            f"texts and judgments ({' '.join(request.on)}; {' '.join(request.report)}); report on others, or use --folds"
+        )
+
+
+def _by_dataset(cells: Iterable[Cell]) -> list[Cell]:
+    """The first cell of each dataset."""
+    return list({repr(cell.plain["dataset"]): cell for cell in reversed([c for c in cells if not c.skipped])}.values())
+
+
+def _judged_topics(cells: Sequence[Cell]) -> set[Topic]:
+    found: set[Topic] = set()
+    for cell in cells:
+        cfg = config.built(cell.plain)
+        judged: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        for row in selection.judgments(cfg):
+            judged[row.query_id].add((row.doc_id, row.relevance))
+        for query in selection.select(cfg, cfg.dataset.read_topics(cfg.dataset.query_lang)):
+            if query.query_id in judged:
+                found.add((query.query_id, tuple(query.fields.values()), frozenset(judged[query.query_id])))
     return found
 
 
