@@ -163,7 +163,7 @@ def test_an_array_shares_the_shards_of_a_step(sweeps: Sweeps) -> None:
     until(lambda: {("a", "0"), ("a", "1")} <= set(sweeps.gate.said("started")), "both tasks at work")
     sweeps.gate.open("a-0", "a-1")
     out, err = running.communicate(timeout=240)
-    assert running.returncode == 0 and "1 cells: 1 done" in out, err
+    assert running.returncode == 0 and "1 cell: 1 done" in out, err
     assert sweeps.made_once("a") and len(sweeps.gate.processes()["a"]) == 2
 
 
