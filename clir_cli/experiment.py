@@ -370,7 +370,7 @@ def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Seq
                     scored[content] = _scored(folder / file, qrels, request)
             summary, counted = scored[content]
             base = {"experiment": name, "judgments": request["judgments"], "stage": stage}
-            metrics += [{**_columns(cfg, stage), **base, **_measured(row)} for row in summary]
+            metrics += [{**columns_of(cfg, stage), **base, **_measured(row)} for row in summary]
             per_query += [{**base, "query_id": q, "measure": m, "value": v} for q, m, v in counted]
         notes += [_policy_note(row, request) for row in summary if row.other is not None]
     write_rows(folder / "per_query.csv", PER_QUERY, _union(per_query, ("judgments", "stage", "query_id", "measure")))
@@ -465,7 +465,7 @@ def _counted_qrels(cfg: Config, store: Store, qrels: list[Qrel], name: str, note
     return qrels
 
 
-def _columns(cfg: Config, stage: str) -> dict[str, Any]:
+def columns_of(cfg: Config, stage: str) -> dict[str, Any]:
     """The columns of metrics.csv that come from the configuration; first_stage rows carry no reranker, so that equal rows merge."""
     dataset, labels, llm = cfg.dataset, cfg.labels, hasattr(cfg.reranker, "llm")
     second = stage != "first_stage" and labels["reranker"] != "none"

@@ -69,9 +69,21 @@ def _write(sweep: Plan, outcomes: Sequence[Outcome], into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     folders = list(dict.fromkeys(o.folder for o in outcomes if o.folder))
     for name, columns in experiment.TABLES.items():
-        experiment.write_rows(into / name, columns, (row for f in folders for row in experiment.read_rows(f / name)))
+        found = (row for f in folders for row in experiment.read_rows(f / name))
+        experiment.write_rows(into / name, columns, found if name != "metrics.csv" else _metrics(outcomes))
     experiment.write_rows(into / "cells.csv", COLUMNS, rows(sweep, outcomes))
     write_json(into / "plan.json", plan.record(sweep))
+
+
+def _metrics(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The rows of metrics.csv, said as each cell asked for them: a ranking may have been made under another depth or label."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for outcome in outcomes:
+        if outcome.folder is not None and (made := outcome.cell.experiment) is not None:
+            for row in experiment.read_rows(outcome.folder / "metrics.csv"):
+                own = row | {k: str(v) for k, v in experiment.columns_of(made.cfg, row["stage"]).items()}
+                found.setdefault(tuple(own.values()), own)
+    return list(found.values())
 
 
 def tell(plan: Plan, outcome: Outcome) -> None:

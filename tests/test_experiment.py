@@ -399,3 +399,12 @@ def test_a_configuration_says_its_defaults_and_repeats_from_anywhere(clir: Clir)
     elsewhere.folder.mkdir()
     again = elsewhere("run", "-q", "--config", str(folder / "config.yaml"), "--runs", str(clir.runs))
     assert Path(again.stdout.strip()) == folder
+
+
+def test_a_sweep_says_what_its_own_cells_asked_for_also_where_the_rankings_were_there(clir: Clir) -> None:
+    """With 36 candidates a depth of 5000 ranks what a depth of 60 ranks: one folder, named after whoever came first."""
+    clir.experiment("retriever=bm25_qt", "retriever.label=nice", "reranker=oracle", "rerank.depth=5000")
+    done = clir("run", "-m", "retriever=bm25_qt", "reranker=oracle", "rerank.depth=80,100")
+    metrics = [r for r in rows(Path(done.stdout.splitlines()[-1]) / "metrics.csv") if r["stage"] == "final"]
+    assert {(r["retriever"], r["rerank_depth"]) for r in metrics} == {("bm25_qt", "80"), ("bm25_qt", "100")}
+    assert len({r["experiment"] for r in metrics}) == 1
