@@ -42,10 +42,10 @@ def made(folder: Path) -> set[str]:
     return {r["step"].split("/")[0] for r in rows(folder / "costs.csv") if r["cached"] == "false"}
 
 
-def test_the_main_job_leaves_the_folder_of_the_contract(shared_clir: Clir) -> None:
-    done = shared_clir("run")
+def test_the_main_job_leaves_the_folder_of_the_contract(clir: Clir) -> None:
+    done = clir("run")
     folder = Path(done.stdout.splitlines()[-1])
-    assert folder.parent == shared_clir.runs / "demo.en-de" and folder.name.startswith("bm25_dt-")
+    assert folder.parent == clir.runs / "demo.en-de" and folder.name.startswith("bm25_dt-")
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.yaml", "costs.csv", "first_stage.trec", "ir_metadata.yaml", "manifest.json", "metrics.csv", "per_query.csv", "queries.csv", "run.trec",
     ]  # fmt: skip
