@@ -41,9 +41,9 @@ def ranked(rows: pd.DataFrame, tie_break: TieBreak = "doc_id") -> Run:
     """
     at, scores = pd.factorize(rows["query_id"])[0], rows["score"].to_numpy(float)
     order = np.lexsort((-scores, at))
-    docs, queries = rows["doc_id"].tolist(), rows["query_id"].tolist()
     same = (at[order][1:] == at[order][:-1]) & (scores[order][1:] == scores[order][:-1])
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    docs, queries = (rows[name].tolist() if len(edges) else [] for name in ("doc_id", "query_id"))
     for begin, last in edges.reshape(-1, 2):  # ids are compared only where scores are equal
         tied = order[begin : last + 1].tolist()
         tied.sort(key=lambda i: _hash(queries[i], docs[i]) if tie_break == "hash" else docs[i], reverse=True)

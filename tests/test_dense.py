@@ -239,6 +239,17 @@ def test_the_batch_size_changes_nothing_but_the_last_digits(backbone: Path, toke
     assert np.abs(encode(replace(dense, batch_tokens=tokens), TEXTS) - encode(dense, TEXTS)).max() < 1e-5
 
 
+def test_the_number_of_threads_changes_no_byte_where_there_is_a_batch_for_each(backbone: Path) -> None:
+    dense = Dense(str(backbone), pooling="mean", device="cpu", batch_tokens=16)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append(encode(dense, TEXTS).tobytes())
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
 def test_the_same_shard_is_the_same_bytes(backbone: Path, tmp_path: Path) -> None:
     dense = Dense(str(backbone), pooling="mean", device="cpu")
     for name in ("a", "b"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,43 @@ def test_whatever_the_sizes_and_ties(
     write(folder, matrix, ids, shard)
     found = [[doc for doc, _ in rows] for rows in search(folder, asked, depth)]
     assert found == product(matrix, asked, ids, min(depth, count))
+
+
+@pytest.mark.parametrize("depth", [10, 700])
+def test_a_query_finds_alone_what_it_finds_among_others(tmp_path: Path, depth: int) -> None:
+    draw = np.random.default_rng(2)
+    matrix = draw.standard_normal((25_000, 96), np.float32).astype(np.float16)
+    queries = draw.standard_normal((12, 96), np.float32)
+    write(tmp_path, matrix, [f"d{i:05}" for i in range(25_000)], 4_000)
+    together = search(tmp_path, queries, depth)
+    for query, rows in zip(queries, together, strict=True):
+        ((alone),) = search(tmp_path, query[None], depth)
+        assert np.allclose([score for _, score in alone], [score for _, score in rows], rtol=0, atol=1e-4)
+        clear = rows[-1][1] + 1e-4  # nearer to the cut the last digits decide, and they depend on the product's shape
+        assert {doc for doc, score in alone if score > clear} == {doc for doc, score in rows if score > clear}
+
+
+def test_a_query_alone_keeps_the_largest_ids_of_equal_documents(tmp_path: Path) -> None:
+    matrix = np.ones((25_000, 8), np.float16)
+    matrix[::2] = 2
+    write(tmp_path, matrix, [f"d{i:05}" for i in range(25_000)], 10_000)
+    (found,) = search(tmp_path, np.ones((1, 8), np.float32), 3)
+    assert [doc for doc, _ in found] == ["d24998", "d24996", "d24994"]
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_the_number_of_threads_changes_no_score(tmp_path: Path, count: int) -> None:
+    draw = np.random.default_rng(3)
+    matrix = draw.standard_normal((30_000, 64), np.float32).astype(np.float16)
+    queries = draw.standard_normal((count, 64), np.float32)
+    write(tmp_path, matrix, [f"d{i:05}" for i in range(30_000)], 7_000)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(search(tmp_path, queries, 100))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
 
 
 def test_no_queries_and_no_documents_give_an_empty_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli import progress
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
-from clir_cli.models import accelerated, assembly, composition, hub
+from clir_cli.models import accelerated, assembly, composition, hub, threads
 from clir_cli.models.assembly import AS_IT_IS, Assembly
 from clir_cli.models.composition import Composition
 
@@ -55,7 +55,7 @@ def batches(
     """The model's `output` for every input, in batches of at most `budget` padded tokens (None: by the device).
 
     Inputs are sorted by characters, tokenised in chunks (the next one while this one is computed) and sorted by tokens,
-    so that little is padding and memory stays flat. The same inputs and budget make the same batches; equal inputs are
+    so that little is padding and memory stays flat. On a CPU each thread computes a batch of its own. The same inputs and budget make the same batches; equal inputs are
     computed once, so that they get equal values. A batch that does not fit into a GPU's memory is halved. `limit` is the
     number of tokens the model reads; an input at the limit counts as cut where the tokenizer (a slow one) does not say.
     """
@@ -125,17 +125,26 @@ def _forward(
             yield list(range(len(tokens))), model(moved, **options)[output].float().cpu()
         return
     left = getattr(model.tokenizer, "padding_side", "right") == "left"
+
+    def computed(at: list[int]) -> torch.Tensor:
+        longest = max(1, tokens[at[0]])
+        batch = {name: v[at, -longest:] if left else v[at, :longest] for name, v in rows.items()}
+        with torch.no_grad():  # not inference_mode: torch.compile with frozen weights does not take it
+            moved = {name: value.to(model.device) for name, value in batch.items()}
+            values: torch.Tensor = model({**rest, **moved}, **options)[output].float().cpu()
+            return values
+
     order = sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True)
+    if model.device.type == "cpu":
+        yield from threads.side_by_side(computed, list(_cut(order, tokens, room)))
+        return
     start = 0
     while start < len(order):
-        longest = max(1, tokens[order[start]])
-        at = order[start : start + max(1, room.tokens // longest)]
-        batch = {name: v[at, -longest:] if left else v[at, :longest] for name, v in rows.items()}
+        at = next(_cut(order[start:], tokens, room))
         try:
-            with torch.no_grad():  # not inference_mode: torch.compile with frozen weights does not take it
-                moved = {name: value.to(model.device) for name, value in batch.items()}
-                values = model({**rest, **moved}, **options)[output].float().cpu()
+            yield at, computed(at)
         except torch.OutOfMemoryError as error:
+            longest = tokens[at[0]]
             if len(at) == 1:
                 raise RunError(
                     f"one text of {longest} tokens does not fit into the memory of {model.device}"
@@ -145,7 +154,15 @@ def _forward(
                 f"{model.device} is out of memory with {len(at)} x {longest} tokens: {room.tokens} tokens a batch from here"
             )
             continue
-        yield at, values
+        start += len(at)
+
+
+def _cut(order: list[int], tokens: list[int], room: Room) -> Iterator[list[int]]:
+    """Rows that come by length, the longest first, as many together as there is room for with their padding."""
+    start = 0
+    while start < len(order):
+        at = order[start : start + max(1, room.tokens // max(1, tokens[order[start]]))]
+        yield at
         start += len(at)
 
 
