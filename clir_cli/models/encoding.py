@@ -135,16 +135,17 @@ def _forward(
             return values
 
     order = sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True)
-    if model.device.type == "cpu":
-        yield from threads.side_by_side(computed, list(_cut(order, tokens, room)))
-        return
     start = 0
     while start < len(order):
-        at = next(_cut(order[start:], tokens, room))
         try:
-            yield at, computed(at)
+            for at, values in threads.side_by_side(
+                computed, list(_cut(order[start:], tokens, room)), model.device.type
+            ):
+                yield at, values
+                start += len(at)
         except torch.OutOfMemoryError as error:
-            longest = tokens[at[0]]
+            longest = tokens[order[start]]
+            at = next(_cut(order[start:], tokens, room))
             if len(at) == 1:
                 raise RunError(
                     f"one text of {longest} tokens does not fit into the memory of {model.device}"
@@ -153,8 +154,6 @@ def _forward(
             progress.say(
                 f"{model.device} is out of memory with {len(at)} x {longest} tokens: {room.tokens} tokens a batch from here"
             )
-            continue
-        start += len(at)
 
 
 def _cut(order: list[int], tokens: list[int], room: Room) -> Iterator[list[int]]:
