@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_transformers_llm import TEXTS, tokenizer
 
 from clir_cli.errors import ConfigError
@@ -87,9 +89,9 @@ def test_label_scores_are_the_full_vocabularys(family: str, batch_tokens: int) -
     shared = 0
     for at, values, prefix in scoring.label_scores(network, asked, labels, batch_tokens):
         found[at] = values
-        shared = max(shared, prefix)
+        shared += sum(prefix)
     assert (found - one_by_one(network, asked, labels)).abs().max() < 1e-4
-    assert (shared > 0) == (batch_tokens > 1)  # what prompts begin with in common was computed once
+    assert shared > 0  # what prompts begin with in common was computed once
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -143,12 +145,46 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused() -> None:
         scoring.check_head(network)
 
 
-def test_prompts_of_one_query_are_computed_together() -> None:
-    begin = [[q] * 50 for q in (5, 6)]
-    asked = [[*begin[i % 2], *[10 + i] * (5 + i)] for i in range(10)]
-    batches = list(scoring.plan(asked, 100_000))
-    assert sorted(i for batch in batches for i in batch.at) == list(range(10))
-    assert [(len({i % 2 for i in batch.at}), batch.shared) for batch in batches] == [(1, 50), (1, 50)]
+def asked_of_queries(queries: int, each: int) -> list[list[int]]:
+    """Prompts that begin with an instruction, 20 tokens, and a query, 30 more, and end with passages."""
+    return [[*[5] * 20, *[6 + q] * 30, *[50 + i] * (5 + i)] for i in range(each) for q in range(queries)]
+
+
+def test_what_the_prompts_of_a_query_begin_with_is_read_once() -> None:
+    asked = asked_of_queries(2, 5)
+    groups = scoring.group(asked)
+    assert sorted((sorted(i % 2 for i in g.at), g.shared) for g in groups) == [([0] * 5, 50), ([1] * 5, 50)]
+
+
+def test_prompts_of_many_queries_share_the_instruction() -> None:
+    (found,) = scoring.group(asked_of_queries(8, 1))
+    assert (sorted(found.at), found.shared) == (list(range(8)), 20)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60), min_size=1, max_size=12))
+def test_whatever_prompts_there_are_a_group_begins_alike_and_leaves_something_to_score(asked: list[list[int]]) -> None:
+    groups = scoring.group(asked)
+    assert sorted(i for g in groups for i in g.at) == list(range(len(asked)))
+    for g in groups:
+        assert len({tuple(asked[i][: g.shared]) for i in g.at}) == 1
+        assert all(len(asked[i]) > g.shared for i in g.at)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_of_many_queries_reads_each_beginning_once(family: str, threads: int) -> None:
+    network, labels = causal(family), [60, 7, 99, 31]
+    asked = [row + [9] * (i % 3) for i, row in enumerate(asked_of_queries(4, 3))]
+    asked = [[*row[:20], *row[20 + 3 * (row[20] - 6) :]] for row in asked]  # beginnings of different lengths
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    found, reused = torch.empty(len(asked), len(labels)), 0
+    for at, values, shared in scoring.label_scores(network, asked, labels, 300):
+        found[at] = values
+        reused += sum(shared)
+    torch.set_num_threads(before)
+    assert (found - one_by_one(network, asked, labels)).abs().max() < 1e-4
+    assert reused == 2 * (50 + 47 + 44 + 41)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral with a sliding window"])

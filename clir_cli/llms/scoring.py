@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clir_cli.errors import ConfigError
+from clir_cli.models import threads
 
 if TYPE_CHECKING:
     import torch
 
-SHARED = 32  # tokens: a shorter common beginning is not worth a forward pass of its own
+SHARED = 16  # tokens: a shorter common beginning is not worth a forward pass of its own
+GROUPINGS = 16  # ways of grouping prompts that are compared
 POSITIONS = 4096  # positions whose logits over the whole vocabulary are held at once (2.5 GB for 150,000 words)
 
 
@@ -20,40 +22,127 @@ class Scored(NamedTuple):
 
     at: list[int]  # which prompts
     values: torch.Tensor  # (prompts, labels) or (prompts, 1), float32
-    shared: int  # tokens of each prompt that were computed once for the batch
+    reused: list[int]  # tokens of each prompt that were read for another one
 
 
-class Plan(NamedTuple):
-    """Prompts that are computed together, and how many tokens all of them begin with."""
+class Group(NamedTuple):
+    """Prompts that begin alike, and in how many tokens."""
 
     at: list[int]
     shared: int
 
 
-def plan(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[Plan]:
-    """Batches of at most `batch_tokens` padded tokens, prompts with a long common beginning together.
+class Beginnings(NamedTuple):
+    """What a causal model has read of some beginnings, padded on the left: what follows stands next to each."""
 
-    Sorted by their tokens, prompts of one query (of one first document) stand together; a new group begins where the
-    beginning that neighbours share gets clearly shorter than usual. Inside a group the longest come first.
+    layers: list[tuple[torch.Tensor, torch.Tensor]]  # keys and values (beginnings, heads, tokens, width)
+    mask: torch.Tensor  # (beginnings, tokens)
+
+
+def label_scores(
+    network: Any, rows: Sequence[Sequence[int]], labels: Sequence[int], batch_tokens: int
+) -> Iterator[Scored]:
+    """Log-probabilities of `labels` among themselves as the token after each prompt, (prompts, labels) float32.
+
+    Only the labels' rows of the output matrix are multiplied, in float32, with the hidden state at the last real token.
+    What prompts begin with in common is read once, also where a batch holds prompts of many queries.
+    """
+    if not network.config.is_encoder_decoder:
+        for groups in _held(group(rows), batch_tokens):
+            yield from _scores_after(network, rows, labels, groups, batch_tokens)
+        return
+    start = network.generation_config.decoder_start_token_id
+
+    def scores(at: list[int]) -> torch.Tensor:
+        hidden = _decoder_states(network, [rows[i] for i in at], [[start]] * len(at))[:, 0]
+        return _label_logs(network, hidden, labels)
+
+    batches = list(by_length(range(len(rows)), rows, batch_tokens))
+    for at, values in threads.side_by_side(scores, batches, network.device.type):
+        yield Scored(at, values, [0] * len(at))
+
+
+def _scores_after(
+    network: Any, rows: Sequence[Sequence[int]], labels: Sequence[int], groups: Sequence[Group], batch_tokens: int
+) -> Iterator[Scored]:
+    """The scores of some groups' prompts: their beginnings are read first, then what follows, batches of all groups mixed."""
+    import torch
+
+    begun = _read(network, [rows[g.at[0]][: g.shared] for g in groups])
+    of = {i: number for number, g in enumerate(groups) for i in g.at}
+    rest = {i: rows[i][g.shared :] for g in groups for i in g.at}
+
+    def scores(at: list[int]) -> torch.Tensor:
+        states = _states(network, [rest[i] for i in at], begun, [of[i] for i in at])
+        ends = torch.tensor([len(rest[i]) - 1 for i in at], device=network.device)
+        return _label_logs(network, states[torch.arange(len(at), device=network.device), ends], labels)
+
+    before = 0 if begun is None else begun.mask.shape[1]
+    first = {g.at[0] for g in groups}  # they pay for what the others reuse
+    batches = list(by_length(rest, rest, batch_tokens, before))
+    for at, values in threads.side_by_side(scores, batches, network.device.type):
+        yield Scored(at, values, [0 if i in first else groups[of[i]].shared for i in at])
+
+
+def _label_logs(network: Any, hidden: torch.Tensor, labels: Sequence[int]) -> torch.Tensor:
+    import torch
+
+    return torch.log_softmax(_logits(network, hidden, labels), dim=1).cpu()
+
+
+def group(rows: Sequence[Sequence[int]]) -> list[Group]:
+    """Prompts by their common beginnings, so that few tokens are read: a group's beginning once, and what follows.
+
+    Sorted by their tokens, prompts of one query (of one first document) stand together; a group ends where neighbours have
+    fewer tokens in common than a limit, and the best of some limits is taken. No limit: what all have in common.
     """
     order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
     shared = [_common(rows[a], rows[b]) for a, b in pairwise(order)]
-    usual = sorted(shared)[len(shared) // 2] if shared else 0
-    groups: list[list[int]] = [[]]
-    for place, at in enumerate(order):
-        if place and shared[place - 1] < 0.9 * usual:
-            groups.append([])
-        groups[-1].append(at)
-    for group in groups:
-        group.sort(key=lambda i: (-len(rows[i]), list(rows[i])))
-        start = 0
-        while start < len(group):
-            count = max(1, batch_tokens // max(1, len(rows[group[start]])))
-            batch = group[start : start + count]
-            beginning = min((_common(rows[batch[0]], rows[i]) for i in batch[1:]), default=0)
-            beginning = min(beginning, min(len(rows[i]) for i in batch) - 1)  # something must be left to score
-            yield Plan(batch, beginning if beginning >= SHARED else 0)
-            start += count
+    limits = sorted(set(shared))
+    limits = limits[:: max(1, len(limits) // GROUPINGS)]
+    ways = [_grouped(rows, order, shared, limit) for limit in limits or [0]]
+    return min(ways, key=lambda way: sum(g.shared + sum(len(rows[i]) - g.shared for i in g.at) for g in way))
+
+
+def _grouped(rows: Sequence[Sequence[int]], order: list[int], shared: list[int], limit: int) -> list[Group]:
+    found: list[Group] = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end < len(order) and shared[end - 1] >= limit:
+            continue
+        at = order[start:end]
+        most = min(len(rows[i]) for i in at) - 1  # something must be left to score
+        common = min([*shared[start : end - 1], most]) if len(at) > 1 else 0
+        found.append(Group(at, common if common >= SHARED else 0))
+        start = end
+    return found
+
+
+def _held(groups: list[Group], batch_tokens: int) -> Iterator[list[Group]]:
+    """Groups whose beginnings are held at once: at most `batch_tokens` with their padding; those without one together."""
+    alone = [g for g in groups if not g.shared]
+    groups = sorted((g for g in groups if g.shared), key=lambda g: -g.shared)
+    while groups:
+        count = max(1, batch_tokens // groups[0].shared)
+        yield groups[:count]
+        groups = groups[count:]
+    if alone:
+        yield alone
+
+
+def by_length(
+    which: Iterable[int],
+    rows: Sequence[Sequence[int]] | Mapping[int, Sequence[int]],
+    batch_tokens: int,
+    before: int = 0,
+) -> Iterator[list[int]]:
+    """Those rows, the longest first, as many together as `batch_tokens` holds with padding and the tokens `before` each."""
+    order = sorted(which, key=lambda i: (-len(rows[i]), list(rows[i])))
+    start = 0
+    while start < len(order):
+        batch = order[start : start + max(1, batch_tokens // (len(rows[order[start]]) + before))]
+        yield batch
+        start += len(batch)
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -68,25 +157,6 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-def label_scores(
-    network: Any, rows: Sequence[Sequence[int]], labels: Sequence[int], batch_tokens: int
-) -> Iterator[Scored]:
-    """Log-probabilities of `labels` among themselves as the token after each prompt, (prompts, labels) float32.
-
-    Only the labels' rows of the output matrix are multiplied, in float32, with the hidden state at the last real token.
-    """
-    import torch
-
-    for batch, shared in plan(rows, batch_tokens):
-        if network.config.is_encoder_decoder:
-            start = [[network.generation_config.decoder_start_token_id]] * len(batch)
-            hidden = _decoder_states(network, [rows[i] for i in batch], start)[:, 0]
-            shared = 0
-        else:
-            hidden = _last_states(network, [rows[i] for i in batch], shared)
-        yield Scored(batch, torch.log_softmax(_logits(network, hidden, labels), dim=1).cpu(), shared)
-
-
 def text_scores(
     network: Any, rows: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], batch_tokens: int
 ) -> Iterator[Scored]:
@@ -94,7 +164,8 @@ def text_scores(
     import torch
 
     whole = [[*row, *text] for row, text in zip(rows, texts, strict=True)]
-    for batch, _ in plan(whole, batch_tokens):
+
+    def sums(batch: list[int]) -> torch.Tensor:
         said = [list(texts[i]) for i in batch]
         if network.config.is_encoder_decoder:
             start = network.generation_config.decoder_start_token_id
@@ -103,8 +174,11 @@ def text_scores(
         else:
             states = _states(network, [whole[i] for i in batch])
             found = [states[at, len(rows[i]) - 1 : len(whole[i]) - 1] for at, i in enumerate(batch)]
-        sums = [_text_score(network, hidden, text) for hidden, text in zip(found, said, strict=True)]
-        yield Scored(batch, torch.tensor(sums)[:, None], 0)
+        return torch.tensor([_text_score(network, hidden, text) for hidden, text in zip(found, said, strict=True)])
+
+    batches = list(by_length(range(len(whole)), whole, batch_tokens))
+    for at, values in threads.side_by_side(sums, batches, network.device.type):
+        yield Scored(at, values[:, None], [0] * len(at))
 
 
 def _text_score(network: Any, hidden: torch.Tensor, text: list[int]) -> float:
@@ -118,31 +192,57 @@ def _text_score(network: Any, hidden: torch.Tensor, text: list[int]) -> float:
     return total
 
 
-def _last_states(network: Any, rows: Sequence[Sequence[int]], shared: int) -> torch.Tensor:
-    """Hidden states (rows, width) at the last real tokens; the first `shared` tokens, the same in all rows, are read once."""
+def _read(network: Any, rows: Sequence[Sequence[int]]) -> Beginnings | None:
+    """The rows read, shorter ones padded on the left; None where there is nothing to read, or the model keeps something else."""
     import torch
+    from transformers import DynamicCache
 
-    last = torch.tensor([len(row) - shared - 1 for row in rows], device=network.device)
-    states = _states(network, rows, shared)
-    return states[torch.arange(len(rows), device=network.device), last]
+    if not any(rows):
+        return None
+    ids, mask = _padded(rows, network.device, left=True)
+    cache = DynamicCache()  # of whole layers, also for a model that looks back through a window
+    with torch.inference_mode():
+        network.get_decoder()(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **_positions(network, mask, 0)
+        )
+    return Beginnings([(layer.keys, layer.values) for layer in cache.layers], mask)
 
 
-def _states(network: Any, rows: Sequence[Sequence[int]], shared: int = 0) -> torch.Tensor:
-    """Hidden states (rows, tokens, width) of a causal model, padded on the right, which no real token sees."""
+def _states(
+    network: Any, rows: Sequence[Sequence[int]], begun: Beginnings | None = None, of: Sequence[int] = ()
+) -> torch.Tensor:
+    """Hidden states (rows, tokens, width) of a causal model, padded on the right, which no real token sees.
+
+    Each row follows the beginning `of` which it is.
+    """
     import torch
+    from transformers import DynamicCache
 
     body = network.get_decoder()
-    ids, mask = _padded([row[shared:] for row in rows], network.device)
+    ids, mask = _padded(rows, network.device)
     with torch.inference_mode():
-        if not shared:
+        if begun is None:
             states: torch.Tensor = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             return states
-        beginning = torch.tensor([rows[0][:shared]], device=network.device)
-        cache = body(input_ids=beginning, use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(rows))
-        seen = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
-        states = body(input_ids=ids, attention_mask=seen, past_key_values=cache).last_hidden_state
+        chosen = torch.tensor(list(of), device=network.device)
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(begun.layers):
+            cache.update(keys[chosen], values[chosen], number)
+        before = begun.mask.shape[1]
+        mask = torch.cat([begun.mask[chosen], mask], dim=1)
+        states = body(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, **_positions(network, mask, before)
+        ).last_hidden_state
         return states
+
+
+def _positions(network: Any, mask: torch.Tensor, before: int) -> dict[str, torch.Tensor]:
+    """Where the tokens behind the first `before` stand, padding not counted; some architectures read it off the mask."""
+    import inspect
+
+    if "position_ids" not in inspect.signature(network.get_decoder().forward).parameters:
+        return {}
+    return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, before:]}
 
 
 def _decoder_states(network: Any, rows: Sequence[Sequence[int]], decoded: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -160,13 +260,17 @@ def _decoder_states(network: Any, rows: Sequence[Sequence[int]], decoded: Sequen
         return states
 
 
-def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(rows: Sequence[Sequence[int]], device: Any, *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return ids, mask
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(len(row))
+        ids[at, place] = torch.tensor(row, dtype=torch.int64)
+        mask[at, place] = 1
+    return ids.to(device), mask.to(device)
 
 
 def _logits(network: Any, hidden: torch.Tensor, labels: Sequence[int] | None = None) -> torch.Tensor:
@@ -203,7 +307,7 @@ def check_head(network: Any) -> None:
             hidden = _decoder_states(network, ids.tolist(), begun.tolist())[:, -1]
         else:
             own = network(input_ids=ids).logits[:, -1]
-            hidden = _last_states(network, ids.tolist(), 0)
+            hidden = _states(network, ids.tolist())[:, -1]
     ours, own = torch.log_softmax(_logits(network, hidden), 1), torch.log_softmax(own.float(), 1)
     if (ours - own).abs().max() > (1e-3 if network.dtype == torch.float32 else 0.2):
         raise ConfigError(

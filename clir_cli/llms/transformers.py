@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+GENERATED_TOKENS = 16_384  # all read the weights together once for every word: the more the better
+CPU_TOKENS = 2048  # scored in one forward pass on a CPU, where more do not fit its cache
+
+
 class Loading(NamedTuple):
     """All that decides how a model is loaded."""
 
@@ -55,7 +59,8 @@ class Transformers:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: as the checkpoint is stored
     quantisation: Literal["int8", "int4"] | None = None  # by bitsandbytes, which must be installed
     device: str = neutral("auto")  # auto: the GPU where there is one; or cpu, cuda, cuda:1, mps
-    batch_tokens: int = neutral(16384)  # prompts and answers of one batch, padding included
+    batch_tokens: int | None = neutral(None)
+    # prompts and answers of one batch, padding included; null: 16384 on a GPU and for written answers, else 2048
 
     engines: ClassVar[tuple[str, ...]] = ("transformers",)
 
@@ -64,7 +69,7 @@ class Transformers:
             raise ValueError("a seq2seq model has no chat template: set template=plain, or a Jinja text")
         if self.template not in ("model", "plain") and "messages" not in self.template:
             raise ValueError(f"template must be model, plain or a Jinja text over `messages`, got {self.template!r}")
-        if self.context < 1 or self.batch_tokens < 1:
+        if self.context < 1 or (self.batch_tokens is not None and self.batch_tokens < 1):
             raise ValueError("context and batch_tokens must be positive")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -121,7 +126,8 @@ class Transformers:
         rows = self._read_prompts(prompts)
         self._check_length(rows, 1)
         ids = self._label_ids(self.render(prompts[0]), labels)
-        found = scoring.label_scores(self._scoring_network(), rows, ids, self.batch_tokens)
+        network = self._scoring_network()
+        found = scoring.label_scores(network, rows, ids, self._scored_tokens(network))
         answers = self._scored(found, rows, [1] * len(rows))
         return [a._replace(text=max(zip(a.scores or (), labels, strict=True))[1]) for a in answers]
 
@@ -134,8 +140,12 @@ class Transformers:
         if empty := [text for text, ids in zip(continuations, texts, strict=True) if not ids]:
             raise ConfigError(f"an empty text has no likelihood: {empty[0]!r}")
         self._check_length([[*row, *text] for row, text in zip(rows, texts, strict=True)], 0)
-        found = scoring.text_scores(self._scoring_network(), rows, texts, self.batch_tokens)
+        network = self._scoring_network()
+        found = scoring.text_scores(network, rows, texts, self._scored_tokens(network))
         return self._scored(found, rows, [len(text) for text in texts])
+
+    def _scored_tokens(self, network: PreTrainedModel) -> int:
+        return self.batch_tokens or (CPU_TOKENS if network.device.type == "cpu" else GENERATED_TOKENS)
 
     def _scored(
         self, found: Iterable[scoring.Scored], rows: Sequence[Sequence[int]], output: Sequence[int]
@@ -144,8 +154,7 @@ class Transformers:
         begun = time.monotonic()
         for at, values, shared in track(found, None, f"scoring with {self.model}", "batches"):
             seconds = (time.monotonic() - begun) / len(at)
-            for place, (i, scores) in enumerate(zip(at, values.tolist(), strict=True)):
-                reused = shared if place else 0
+            for i, scores, reused in zip(at, values.tolist(), shared, strict=True):
                 answers[i] = Answer(
                     "", len(rows[i]), reused, output[i], seconds, model=self.model, scores=tuple(scores)
                 )
@@ -202,7 +211,7 @@ class Transformers:
         batch: list[int] = []
         for at in sorted(range(len(ids)), key=lambda at: -len(ids[at])):
             width = max_tokens + len(ids[batch[0] if batch else at])
-            if batch and width * (len(batch) + 1) > self.batch_tokens:
+            if batch and width * (len(batch) + 1) > (self.batch_tokens or GENERATED_TOKENS):
                 yield batch
                 batch = []
             batch.append(at)
