@@ -125,9 +125,7 @@ def score_fusion(
     return _summed(parts, tie_break)
 
 
-def interpolation(
-    runs: Sequence[Run], weights: Sequence[float] | None = None, tie_break: TieBreak = "doc_id"
-) -> Run:
+def interpolation(runs: Sequence[Run], weights: Sequence[float] | None = None, tie_break: TieBreak = "doc_id") -> Run:
     """Sum weight * score, each run's scores as they are; a document missing from a run gets nothing from it.
 
     Of two runs with the weights alpha and 1 - alpha this is Pyserini's `fusion --method interpolation`. Where a run's scores

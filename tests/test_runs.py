@@ -199,7 +199,7 @@ def test_interpolation_is_pyserinis_on_the_same_files(tmp_path, alpha):
     for topic in expected["query_id"].unique():
         mine, reference_scores = scores(got, topic), scores(expected, topic)
         assert list(mine.values()) == pytest.approx(list(reference_scores.values()), rel=1e-6)
-        last = min(reference_scores.values())  # which of the documents that tie at the cut is kept is each tool's own rule
+        last = min(reference_scores.values())  # each tool has a rule of its own for documents that tie at the cut
         assert {d for d, s in mine.items() if s > last + 1e-4} == {
             d for d, s in reference_scores.items() if s > last + 1e-4
         }
