@@ -21,6 +21,10 @@ class DataError(ClirError):
     exit_code = 2
 
 
+class MissingData(DataError):
+    """Data is not on this machine and cannot be fetched; the message says what is missing, and how to get it where that is known."""
+
+
 class LanguageError(ConfigError):
     """A component was given a language that it cannot handle; the message names the explicit opt-in."""
 

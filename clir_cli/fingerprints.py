@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clir_cli.errors import DataError
+from clir_cli.errors import MissingData
 from clir_cli.files import write_json
 from clir_cli.progress import track
 from clir_cli.steps import Pending
@@ -39,7 +39,7 @@ class Fingerprints:
                 return unknown[0]
             return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
         if not path.exists():
-            raise DataError(f"{path} does not exist")
+            raise MissingData(f"{path} does not exist")
         return self._file(path)
 
     def fingerprints(self, paths: Sequence[Path]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, MissingData
 
 _BLANK = re.compile(r"[ \t\n\v\f\r]")  # what separates the fields of a TREC file: no id may hold it
 
@@ -23,7 +23,7 @@ def read_lines(path: Path, option: str) -> Iterator[tuple[int, str]]:
     and the line where it is not UTF-8.
     """
     if not path.is_file():
-        raise DataError(f"{option}: {path} {'is not a file' if path.exists() else 'does not exist'}")
+        raise MissingData(f"{option}: {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
             for number, raw in enumerate(lines, 1):

@@ -125,6 +125,16 @@ def score_fusion(
     return _summed(parts, tie_break)
 
 
+def interpolation(runs: Sequence[Run], weights: Sequence[float] | None = None, tie_break: TieBreak = "doc_id") -> Run:
+    """Sum weight * score, each run's scores as they are; a document missing from a run gets nothing from it.
+
+    Of two runs with the weights alpha and 1 - alpha this is Pyserini's `fusion --method interpolation`. Where a run's scores
+    are negative, a document that it misses is above those that it found.
+    """
+    weights = _weights(runs, weights)
+    return _summed([run.assign(score=w * run["score"]) for run, w in zip(runs, weights, strict=True)], tie_break)
+
+
 def interleaved(runs: Sequence[Run], how: Literal["score", "round_robin"], tie_break: TieBreak = "doc_id") -> Run:
     """Runs over disjoint documents in one list: by their own scores, or by rank in turn (Voorhees et al. 1995)."""
     if how == "score":

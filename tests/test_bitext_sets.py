@@ -16,8 +16,7 @@ import pytest
 from conftest import SHARED, needs_shared
 
 from clir_cli import compose, config
-from clir_cli.datasets.download import MissingData
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, MissingData
 from clir_cli.types import Doc, Qrel, Query
 
 TATOEBA = SHARED / "data" / "tatoeba"

@@ -16,11 +16,10 @@ import yaml
 from conftest import SHARED, Clir, needs_shared
 
 from clir_cli import compose, schema
-from clir_cli.datasets import download
 from clir_cli.datasets.collection import ABOUT
 from clir_cli.datasets.files import Files
 from clir_cli.datasets.places import fingerprinted
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, MissingData
 from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import Doc, Qrel
 from clir_cli.verbs import datasets
@@ -369,7 +368,7 @@ def test_every_downloaded_place_of_a_preset_has_a_note(elsewhere: Path) -> None:
             collection.place("qrels", collection.doc_langs[0], collection.judgment_names[0]),
         ):
             assert all(path.is_file() for path in fingerprinted(place)), place
-    with pytest.raises(download.MissingData, match="hub dataset neuclir/neuclir1 is not on this machine"):
+    with pytest.raises(MissingData, match="hub dataset neuclir/neuclir1 is not on this machine"):
         preset("neuclir22").source("docs", "fa")
 
 

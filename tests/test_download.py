@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from clir_cli.datasets import download
-from clir_cli.datasets.download import MissingData, fetch, hub_file, hub_list, hub_note, unpack
-from clir_cli.errors import DataError
+from clir_cli.datasets.download import fetch, hub_file, hub_list, hub_note, unpack
+from clir_cli.errors import DataError, MissingData
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
 SHA = hashlib.sha256(DATA).hexdigest()

@@ -18,9 +18,8 @@ from hub_server import COMMIT, hub
 
 from clir_cli import compose, config, docstore
 from clir_cli.datasets import download
-from clir_cli.datasets.download import MissingData
 from clir_cli.datasets.hub import Hub
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, MissingData
 from clir_cli.types import Doc, Qrel, Query
 
 PASSAGES = [

@@ -19,9 +19,8 @@ import yaml
 from conftest import Clir
 
 from clir_cli import compose, schema
-from clir_cli.datasets.download import MissingData
 from clir_cli.datasets.irds import Irds
-from clir_cli.errors import ConfigError, DataError, LanguageError
+from clir_cli.errors import ConfigError, DataError, LanguageError, MissingData
 from clir_cli.types import Doc, Qrel
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ir_datasets") is None, reason="needs the package ir_datasets")

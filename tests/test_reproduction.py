@@ -10,9 +10,12 @@ import pytest
 import yaml
 from conftest import XQUAD, Clir, needs_shared
 
+import clir_cli
 from clir_cli import evaluation
 from clir_cli.compose import cells, packaged
 from clir_cli.errors import ConfigError
+from clir_cli.experiment import read_rows
+from clir_cli.runs import read_trec
 from clir_cli.verbs import reproduction
 from clir_cli.verbs.reproduction import Row, Target, judged
 
@@ -95,6 +98,67 @@ def test_what_is_missing_is_named_and_never_counted_as_done(clir: Clir) -> None:
     model, other = findings(clir, "absent", code=1)
     assert (model["verdict"], model["got"]) == ("missing", None) and "LaBSE" in model["why"]
     assert other["verdict"] == "OK", "the other rows are run all the same"
+
+
+def test_a_file_that_is_not_there_is_missing_and_one_that_does_not_parse_has_failed(clir: Clir) -> None:
+    (clir.folder / "topics.tsv").write_text("1\tBerlin\n")
+    (clir.folder / "qrels.txt").write_text("1 0 d1 1\n1 0 d1\n")
+    (clir.folder / "docs.tsv").write_text("d1\tBerlin is a city.\n")
+    files = ["dataset.topics=topics.tsv", "dataset.qrels=qrels.txt"]
+    overrides = ["dataset=files", *files, "dataset.pair=en-en", "dataset.header=false", "retriever=bm25"]
+    target(clir, "files", overrides=overrides, table=[["dataset.docs", "AP"], ["nowhere.tsv", 1.0], ["docs.tsv", 1.0]])
+    absent, broken = findings(clir, "files", code=1)
+    assert absent["verdict"] == "missing" and "nowhere.tsv does not exist" in absent["why"]
+    assert broken["verdict"] == "failed" and "qrels.txt:2: " in broken["why"]
+
+
+def test_what_is_missing_is_said_once_with_the_way_to_it_and_every_target_has_its_counts(clir: Clir) -> None:
+    table = [["dataset.pair", "AP", "nDCG@20"], ["en-de", 0.3, 0.4], ["en-fi", 0.3, 0.4]]
+    target(clir, "licensed", overrides=["dataset=clef2003", "retriever=bm25_dt"], table=table)
+    target(clir, "quoted", quoted=True, table=[["retriever", "AP"], ["of_a_closed_model", 0.1234]])
+    said = clir("reproduce", "licensed", "quoted", "-o", "report.html", code=1).stdout
+    assert said.count("CLEF 2003, ad hoc track is not on this machine") == said.count("ELRA-E0008") == 1
+    assert "4 missing: " in said and "1 quoted, not run" in said and "0.1234" not in said
+    assert "5 numbers: 1 quoted, 4 missing" in said
+    counts = {
+        line.split()[0]: line.split()[1:] for line in said.splitlines() if line.startswith(("licensed ", "quoted "))
+    }
+    assert counts == {
+        "licensed": ["4", ".", ".", ".", ".", ".", "4", "."],
+        "quoted": ["1", ".", ".", ".", ".", "1", ".", "."],
+    }
+    assert "0.1234" in clir("reproduce", "quoted").stdout, "alone it is shown"
+    report = (clir.folder / "report.html").read_text()
+    assert "0.1234" in report and "ELRA-E0008" in report and '<a href="#licensed">' in report
+
+
+def test_overrides_stand_for_the_targets_own(clir: Clir, measured: dict[str, float]) -> None:
+    table = [["dataset.pair", "nDCG@10"], ["en-de", measured["en-sw"]]]
+    target(clir, "demo_bm25", overrides=["retriever=bm25_dt"], table=table)
+    (found,) = findings(clir, "demo_bm25", "dataset.pair=en-sw")
+    assert (found["verdict"], found["got"]) == ("OK", measured["en-sw"])
+    assert Path(found["experiments"][0]).parent.name == "demo.en-sw"
+
+
+def test_miracls_hybrid_is_pyserinis_fusion_of_the_parts_runs(clir: Clir) -> None:
+    """The procedure of the regressions on the demo collection: both runs, `pyserini.fusion`, trec_eval's measures."""
+    from pyserini.fusion import interpolation
+    from pyserini.trectools import TrecRun
+
+    published = yaml.safe_load((packaged() / "target" / "miracl_hybrid.yaml").read_text())
+    method = [text for text in published["overrides"] if text.startswith(("retriever.method", "retriever.weights"))]
+    hybrid = ["retriever=hybrid", "retriever.parts=[bm25_qt,bm25_dt]", *method, "evaluate.measures=[nDCG@10,R@20]"]
+    folder = clir.experiment(*hybrid)
+    parts = [clir.experiment(f"retriever={name}") / "run.trec" for name in ("bm25_qt", "bm25_dt")]
+    fused = interpolation([TrecRun(str(path)) for path in parts], alpha=0.5, depth=1000, k=1000)
+    fused.save_to_txt(str(clir.folder / "theirs.trec"))
+    rows = read_rows(folder / "metrics.csv")
+    mine = {row["measure"]: float(row["value"]) for row in rows if row["stage"] == "final"}
+    qrels = evaluation.read_qrels(Path(clir_cli.__file__).parent / "datasets" / "demo" / "qrels.de.txt")
+    measures = evaluation.parse_measures(["nDCG@10", "R@20"])
+    scores = evaluation.evaluate(read_trec(clir.folder / "theirs.trec", order="any"), qrels, measures)
+    theirs = {row.measure: row.value for row in evaluation.summary(scores, qrels)}
+    assert theirs == pytest.approx({name: mine[name] for name in theirs})
 
 
 def test_the_report_names_the_source_of_every_table(clir: Clir, measured: dict[str, float]) -> None:

@@ -17,6 +17,7 @@ from clir_cli.runs import (
     cut,
     from_hits,
     interleaved,
+    interpolation,
     ranked,
     read_trec,
     reciprocal_rank_fusion,
@@ -168,6 +169,40 @@ def test_z_score_fusion_by_hand():
     # a 1.2247, b 0, c -1.2247; in the other run c 1, b -1, and a, which it lacks, gets its lowest: -1
     fused = score_fusion([run("q a 3, q b 2, q c 1"), run("q c 2, q b 0")], "zscore")
     assert scores(fused) == pytest.approx({"a": 1.5**0.5 - 1, "b": -1, "c": 1 - 1.5**0.5})
+
+
+def test_interpolation_takes_scores_as_they_are_and_a_missing_document_gets_nothing():
+    bm25, dense = run("q a 10, q b 4"), run("q b 60, q c 50, p a 1")
+    fused = interpolation([bm25, dense], [0.5, 0.5])
+    assert scores(fused) == {"b": 32.0, "c": 25.0, "a": 5.0}
+    assert docs(fused) == ["b", "c", "a"]
+    assert scores(fused, "p") == {"a": 0.5}
+    assert docs(interpolation([run("q a 9"), run("q b -1")])) == ["a", "b"]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.1, 1.0])
+def test_interpolation_is_pyserinis_on_the_same_files(tmp_path, alpha):
+    from pyserini.fusion import interpolation as reference
+    from pyserini.trectools import TrecRun
+
+    random, files = np.random.default_rng(4), [tmp_path / "bm25.trec", tmp_path / "dense.trec"]
+    for path, (low, high) in zip(files, [(2, 30), (-5, 70)], strict=True):  # mDPR's inner products may be negative
+        found = {
+            f"q{topic}": [(f"d{doc}", random.integers(low * 8, high * 8) / 8) for doc in random.permutation(90)[:60]]
+            for topic in range(5)
+        }
+        write_trec(ranked(from_hits(found)), path)
+    theirs = reference([TrecRun(str(path)) for path in files], alpha=alpha, depth=50, k=70)
+    theirs.save_to_txt(str(tmp_path / "theirs.trec"))
+    expected = read_trec(tmp_path / "theirs.trec", order="any")
+    got = cut(interpolation([cut(read_trec(path), 50) for path in files], [alpha, 1 - alpha]), 70)
+    for topic in expected["query_id"].unique():
+        mine, reference_scores = scores(got, topic), scores(expected, topic)
+        assert list(mine.values()) == pytest.approx(list(reference_scores.values()), rel=1e-6)
+        last = min(reference_scores.values())  # each tool has a rule of its own for documents that tie at the cut
+        assert {d for d, s in mine.items() if s > last + 1e-4} == {
+            d for d, s in reference_scores.items() if s > last + 1e-4
+        }
 
 
 @pytest.mark.parametrize(("normalise", "value"), [("minmax", 1.0), ("zscore", 0.0)])

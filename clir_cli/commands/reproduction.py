@@ -12,7 +12,7 @@ from clir_cli.errors import ConfigError, RunError
 
 
 def reproduce(
-    targets: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Targets; all unless given.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[NAME | KEY=VALUE]...", help="Targets, all unless named; overrides for all of them, such as where data lies.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Only list the targets, with their sources.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write a report too: .md or .html")] = None,
     config_dir: ConfigDir = None, runs: Runs = None, as_json: Json = False,
@@ -26,19 +26,33 @@ def reproduce(
     from clir_cli.verbs import listing, reproduction
 
     known = reproduction.names(config_dir or [])
-    if unknown := [name for name in targets or [] if name not in known]:
+    names = [name for name in targets or [] if "=" not in name] or list(known)
+    more = [name for name in targets or [] if "=" in name]
+    if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"no target is called {unknown[0]!r}; there are: {', '.join(known)}")
     if output is not None and output.suffix not in (".md", ".html"):
         raise ConfigError(f"--output {output}: a report is a .md or an .html file")
-    chosen = [reproduction.read(known[name]) for name in targets or known]
+    chosen = [reproduction.read(known[name]) for name in names]
     if show:
-        rows = [(t.name, f"{sum(len(r.expected) for r in t.rows)} numbers", t.status, t.title) for t in chosen]
-        print(*aligned(rows), sep="\n")
+        rows = [
+            (t.name, f"{sum(len(r.expected) for r in t.rows)} numbers", "quoted" * t.quoted, t.status, t.title)
+            for t in chosen
+        ]
+        print(*aligned(rows, right=(1,)), sep="\n")
         return
-    findings = list(reproduction.reproduce(chosen, root(runs), config_dir or []))
+    sections = []
+    for findings in reproduction.reproduce(chosen, root(runs), config_dir or [], more):
+        sections.append(findings)
+        if not as_json:
+            print(*reproduction.section(findings, quotes=len(chosen) == 1), "", sep="\n", flush=True)
+    everything = [finding for findings in sections for finding in findings]
     if output is not None:
-        text = reproduction.markdown(findings) if output.suffix == ".md" else reproduction.page(findings)
+        text = reproduction.markdown(sections) if output.suffix == ".md" else reproduction.page(sections)
         write_text(output, lambda out: out.write(text))
-    print(listing.dumps(reproduction.records(findings)) if as_json else "\n".join(reproduction.lines(findings)))
-    if any(f.verdict in ("FAIL", "failed", "missing") for f in findings):
+    if as_json:
+        print(listing.dumps(reproduction.records(everything)))
+    else:
+        last = reproduction.overview(sections) if len(sections) > 1 else [reproduction.summary(everything)]
+        print(*last, sep="\n")
+    if any(f.verdict in ("FAIL", "failed", "missing") for f in everything):
         raise typer.Exit(RunError.exit_code)

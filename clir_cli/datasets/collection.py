@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, MissingData
 from clir_cli.text.languages import language
 from clir_cli.types import Qrel, neutral, word_or_path
 
@@ -115,8 +115,6 @@ class TestCollection:
         folder = Path(given).expanduser().absolute() if given else None
         if folder is not None and folder.is_dir():
             return folder
-        from clir_cli.datasets.download import MissingData
-
         about = self.about or {}
         why = (
             f"{folder} is no folder"

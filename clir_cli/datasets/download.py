@@ -24,7 +24,7 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, MissingData
 from clir_cli.files import write_json
 from clir_cli.models import hub
 from clir_cli.progress import say, track
@@ -35,10 +35,6 @@ WAIT = 1.0  # seconds before the second attempt, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
 LEASE = 60.0  # seconds without a heartbeat after which another host may take a download over
 AGENT = "clir (cross-lingual retrieval experiments)"
-
-
-class MissingData(DataError):
-    """Data is not on this machine and cannot be fetched; the message says what to fetch and where to put it."""
 
 
 class _Restart(Exception):

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Once, Source, TestCollection, united
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, MissingData
 from clir_cli.evaluation import read_qrels
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
 from clir_cli.progress import say
@@ -186,7 +186,7 @@ class Files(TestCollection):
         parts += [("qrels", self.place("qrels", code, name)) for name in self.judgment_names for code in self.doc_langs]
         absent = list(dict.fromkeys(f"dataset.{part}: {place}" for part, place in parts if _is_absent(place)))
         if len(absent) > 1:
-            raise DataError(f"{len(absent)} files do not exist:\n  " + "\n  ".join(absent))
+            raise MissingData(f"{len(absent)} files do not exist:\n  " + "\n  ".join(absent))
 
     def _has_split(self, split: str) -> bool:
         return super()._has_split(split) or any(split in only for only in (self.qrels_splits or {}).values())

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from clir_cli.datasets import download
 from clir_cli.datasets.collection import Source, TestCollection, united
-from clir_cli.datasets.download import MissingData
-from clir_cli.errors import ClirError, ConfigError, DataError, LanguageError
+from clir_cli.errors import ClirError, ConfigError, DataError, LanguageError, MissingData
 from clir_cli.progress import say
 from clir_cli.types import Doc, Qrel, Query
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from clir_cli.datasets import download
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, MissingData
 from clir_cli.models import hub
 from clir_cli.text.languages import language
 
@@ -86,7 +86,7 @@ def files(option: str, place: str) -> list[Path]:
         return [_from_web(option, place)]
     found = _local(place)
     if absent := [path for path in found if not path.is_file()]:
-        raise DataError(f"{option}: {absent[0]} {'is not a file' if absent[0].exists() else 'does not exist'}")
+        raise MissingData(f"{option}: {absent[0]} {'is not a file' if absent[0].exists() else 'does not exist'}")
     return list(found)
 
 
@@ -123,7 +123,7 @@ def _from_hub(option: str, wanted: HubFiles) -> list[Path]:
             shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
             raise DataError(f"{option}: hub dataset {repo} at {commit} has no {pattern}; it has: {shown}")
     if download.is_offline() and (absent := _absent(repo, commit, names)):
-        raise download.MissingData(_to_fetch(option, repo, commit, absent))
+        raise MissingData(_to_fetch(option, repo, commit, absent))
     return [download.hub_file(repo, name, commit) for name in names]
 
 
@@ -131,8 +131,8 @@ def _noted(wanted: HubFiles) -> tuple[str, Path]:
     """The commit, and the note of it. MissingData says which files are wanted too."""
     try:
         return download.hub_note(wanted.repo, wanted.revision)
-    except download.MissingData as error:
-        raise download.MissingData(f"{error}\n  wanted of it:      {wanted.pattern}") from error
+    except MissingData as error:
+        raise MissingData(f"{error}\n  wanted of it:      {wanted.pattern}") from error
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Source, TestCollection
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, MissingData
 from clir_cli.lines import parse_id, parse_object, read_lines
 from clir_cli.progress import say
 from clir_cli.text.languages import split_sentences
@@ -283,7 +283,7 @@ def _afriqa(path: Path, odd: dict[str, int]) -> Iterator[Paragraph]:
 
 def _json(path: Path) -> Any:
     if not path.is_file():
-        raise DataError(f"dataset.docs: {path} does not exist")
+        raise MissingData(f"dataset.docs: {path} does not exist")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)

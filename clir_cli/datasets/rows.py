@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, MissingData
 from clir_cli.lines import parse_id, parse_object, read_lines
 
 PLACE = re.compile(r"\{([^{}]+)\}")
@@ -166,7 +166,7 @@ def _parquet(path: Path, option: str, wanted: Set[str]) -> Iterator[Row]:
     except ImportError as error:
         raise ConfigError(f"{path} is parquet, which is read with pyarrow: pip install pyarrow") from error
     if not path.is_file():
-        raise DataError(f"{option}: {path} does not exist")
+        raise MissingData(f"{option}: {path} does not exist")
     number = 0
     try:
         with parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:

@@ -14,7 +14,8 @@ class Hybrid:
     """Fuse the rankings of `parts`, each composed by its name with its own views and translator."""
 
     parts: tuple[str, ...]
-    method: Literal["rrf", "minmax", "zscore"] = "rrf"  # reciprocal ranks (Cormack et al. 2009), or summed scores
+    method: Literal["rrf", "minmax", "zscore", "interpolation"] = "rrf"
+    # reciprocal ranks (Cormack et al. 2009), or summed scores: normalised per query, or as they are (interpolation)
     k: int = 60  # rrf: the constant of Cormack et al. 2009
     weights: tuple[float, ...] | None = None  # one per part; None: equal
 
@@ -27,8 +28,10 @@ class Hybrid:
             raise ValueError(f"{len(self.weights)} weights for {len(self.parts)} parts")
 
     def fuse(self, runs: Sequence[Run], tie_break: Literal["doc_id", "hash"]) -> Run:
-        from clir_cli.runs import reciprocal_rank_fusion, score_fusion
+        from clir_cli.runs import interpolation, reciprocal_rank_fusion, score_fusion
 
         if self.method == "rrf":
             return reciprocal_rank_fusion(runs, self.k, self.weights, tie_break)
+        if self.method == "interpolation":
+            return interpolation(runs, self.weights, tie_break)
         return score_fusion(runs, self.method, self.weights, tie_break)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, MissingData
 from clir_cli.lines import read_lines
 from clir_cli.retrievers.single_vector import SingleVector, Task
 from clir_cli.search.postprocess import unit
@@ -120,7 +120,7 @@ def _mapped(path: Path) -> np.ndarray:
     import numpy as np
 
     if not path.is_file():
-        raise DataError(f"retriever.doc_vectors, query_vectors: {path} does not exist")
+        raise MissingData(f"retriever.doc_vectors, query_vectors: {path} does not exist")
     try:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

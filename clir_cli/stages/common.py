@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clir_cli.config import Config
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, MissingData
 from clir_cli.progress import say
 from clir_cli.steps import Needs
 from clir_cli.store import At
@@ -100,7 +100,7 @@ class unchanged:  # noqa: N801  used as a statement: with unchanged(files)
         try:
             return [(s.st_size, s.st_mtime_ns) for s in (f.stat() for f in self.files)]
         except FileNotFoundError as error:
-            raise DataError(f"{error.filename} does not exist") from error
+            raise MissingData(f"{error.filename} does not exist") from error
 
     def __enter__(self) -> None:
         self.before = self._state()

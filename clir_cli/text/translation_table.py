@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, MissingData
 from clir_cli.lines import read_lines
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def read_parallel(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 def _count_lines(path: Path) -> int:
     if not path.is_file():
-        raise DataError(f"retriever.parallel: {path} does not exist")
+        raise MissingData(f"retriever.parallel: {path} does not exist")
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
         return sum(1 for _ in lines)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from clir_cli.docstore import Docstore
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, MissingData
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
 from clir_cli.types import Doc, Query, content
 
@@ -47,7 +47,7 @@ class Provided:
             pattern = self._path(source, target, "*")
             before, _, after = pattern.name.partition("*")
             found = sorted(p.name.removeprefix(before).removesuffix(after) for p in pattern.parent.glob(pattern.name))
-            raise DataError(
+            raise MissingData(
                 f"translator.source={self.source}: {path} does not exist; there are: {', '.join(found) or 'none'}"
             )
         return path

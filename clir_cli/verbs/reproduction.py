@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-from clir_cli import compose
-from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel
+from clir_cli import __version__, compose
+from clir_cli.errors import ClirError, ConfigError, MissingData, MissingModel
 from clir_cli.progress import say
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Finding(NamedTuple):
     expected: float
     got: float | None
     verdict: Verdict
-    why: str = ""
+    why: str = ""  # what is missing and how to get it, what went wrong, or what an unverified number would be
+    folders: tuple[Path, ...] = ()  # the experiments that gave it
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -123,18 +125,22 @@ def _is_override(column: str) -> bool:
 # Running --------------------------------------------------------------------------------------------------------------
 
 
-def reproduce(targets: Sequence[Target], root: Path, config_dirs: Sequence[Path] = ()) -> Iterator[Finding]:
-    """Run what each target asks, its cells over shared steps, and judge its numbers one by one, in order."""
+def reproduce(
+    targets: Sequence[Target], root: Path, config_dirs: Sequence[Path] = (), more: Sequence[str] = ()
+) -> Iterator[list[Finding]]:
+    """Each target's findings in the order of its table, as soon as what it asks was run.
+
+    `more` are overrides for all targets, and stand for theirs of the same keys.
+    """
     for target in targets:
         if target.quoted:
-            for row in target.rows:
-                yield from (Finding(target, row, k, v, None, "quoted") for k, v in row.expected.items())
-            continue
-        say(f"{target.name}: {target.title}")
-        yield from _run(target, root, config_dirs)
+            yield [Finding(target, row, k, v, None, "quoted") for row in target.rows for k, v in row.expected.items()]
+        else:
+            say(f"{target.name}: {target.title}")
+            yield list(_run(target, root, config_dirs, more))
 
 
-def _run(target: Target, root: Path, config_dirs: Sequence[Path]) -> Iterator[Finding]:
+def _run(target: Target, root: Path, config_dirs: Sequence[Path], more: Sequence[str]) -> Iterator[Finding]:
     from clir_cli import plan as plans
     from clir_cli.launchers import serial
     from clir_cli.store import Store
@@ -143,6 +149,8 @@ def _run(target: Target, root: Path, config_dirs: Sequence[Path]) -> Iterator[Fi
     places: list[range | ClirError] = []
     for row in target.rows:
         asked = [*target.overrides, *row.overrides, *_measures(row)]
+        given = {text.partition("=")[0] for text in more}
+        asked = [text for text in asked if text.partition("=")[0] not in given] + list(more)
         try:
             found = compose.cells(asked, multirun=True, config_dirs=config_dirs)
             places.append(range(len(cells), len(cells) + len(found)))
@@ -152,17 +160,12 @@ def _run(target: Target, root: Path, config_dirs: Sequence[Path]) -> Iterator[Fi
     plan = plans.resolved(plans.planned(cells, Store(root)))
     outcomes = serial.execute(plan)
     for row, place in zip(target.rows, places, strict=True):
-        if isinstance(place, ClirError):
-            errors: list[Exception] = [place]
-            done = []
-        else:
-            done = [outcomes[i] for i in place]
-            errors = [o.error for o in done if o.error is not None]
+        done = [] if isinstance(place, ClirError) else [outcomes[i] for i in place]
+        errors = [place] if isinstance(place, ClirError) else [o.error for o in done if o.error is not None]
+        lacks = all(isinstance(error, MissingModel | MissingData) for error in errors)
         for what, expected in row.expected.items():
             if errors:
-                lacks = all(isinstance(error, MissingModel | DataError) for error in errors)
-                why = str(errors[0]).splitlines()[0]
-                yield Finding(target, row, what, expected, None, "missing" if lacks else "failed", why)
+                yield Finding(target, row, what, expected, None, "missing" if lacks else "failed", str(errors[0]))
                 continue
             read_one = _statistic if what.startswith(INDEX) else _measured
             try:
@@ -170,7 +173,8 @@ def _run(target: Target, root: Path, config_dirs: Sequence[Path]) -> Iterator[Fi
             except ClirError as error:
                 yield Finding(target, row, what, expected, None, "failed", str(error))
                 continue
-            yield judged(target, row, what, expected, math.fsum(got) / len(got))
+            found_in = tuple(o.folder for o in done if o.folder is not None)
+            yield judged(target, row, what, expected, math.fsum(got) / len(got))._replace(folders=found_in)
 
 
 def _measures(row: Row) -> list[str]:
@@ -224,69 +228,172 @@ def judged(target: Target, row: Row, what: str, expected: float, got: float) -> 
 
 # Saying ---------------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("target", "what", "measure", "expected", "got", "tolerance", "verdict", "")
+COLUMNS = ("what", "measure", "published", "got", "difference", "tolerance", "verdict", "")
+TITLE = "Published numbers, run again"
+VERDICTS = {
+    "OK": "within the tolerance; a number of an index is equal",
+    "near": f"within {NEAR} times the tolerance",
+    "FAIL": "beyond that",
+    "unverified": "run, but what was published was not read at its source: it proves nothing",
+    "quoted": "shown, not run",
+    "missing": "not run: data or a model is not on this machine",
+    "failed": "not run to its end: an error",
+}
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
     exact = finding.what.startswith(INDEX)
-    shown: Callable[[float], str] = (lambda x: f"{x:.0f}") if exact else (lambda x: f"{x:.4f}")
+    digits = 0 if exact else 4
+    got = ("-", "-")
+    if finding.got is not None:
+        got = (f"{finding.got:.{digits}f}", f"{finding.got - finding.expected:+.{digits}f}")
     return (
-        finding.target.name, " ".join(finding.row.overrides) or "-", finding.what, shown(finding.expected),
-        "-" if finding.got is None else shown(finding.got), "exact" if exact else f"{finding.target.tolerance:g}",
-        finding.verdict, finding.why,
+        " ".join(finding.row.overrides) or "-", finding.what, f"{finding.expected:.{digits}f}", *got,
+        "exact" if exact else f"{finding.target.tolerance:g}", finding.verdict, finding.why.partition("\n")[0],
     )  # fmt: skip
 
 
+def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], dict[tuple[Verdict, str], list[Finding]]]:
+    """What was judged, and what has no number: by verdict and the reason's first line."""
+    without: dict[tuple[Verdict, str], list[Finding]] = {}
+    for finding in findings:
+        if finding.got is None:
+            without.setdefault((finding.verdict, finding.why.partition("\n")[0]), []).append(finding)
+    return [f for f in findings if f.got is not None], without
+
+
 def summary(findings: Sequence[Finding]) -> str:
-    counts = {v: sum(f.verdict == v for f in findings) for v in get_args(Verdict)}
-    return f"{len(findings)} numbers: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+    counts = Counter(f.verdict for f in findings)
+    return f"{len(findings)} numbers: " + ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
 
 
-def lines(findings: Sequence[Finding]) -> list[str]:
+def section(findings: Sequence[Finding], quotes: bool) -> list[str]:
+    """A target's lines: its title and source, a line per number, and what has none once per reason.
+
+    `quotes`: numbers that are not run have their lines too.
+    """
     from clir_cli.plan import aligned
 
-    return [*aligned([COLUMNS, *map(_cells, findings)], right=(3, 4)), summary(findings)]
+    target = findings[0].target
+    there, without = _grouped(findings)
+    shown = [*there, *without.get(("quoted", ""), ())] if quotes else there
+    out = [f"{target.name}: {target.title}", f"  source: {_source(target)}"]
+    if not target.quoted:
+        out.append(f"  settings: {_settings(target)}")
+    if shown:
+        out += [f"  {line}" for line in aligned([COLUMNS, *map(_cells, shown)], right=(2, 3, 4))]
+    for (verdict, why), group in without.items():
+        if verdict != "quoted":
+            out += [f"  {len(group)} {verdict}: {why}", *(f"    {line.strip()}" for line in _more(group))]
+        elif not quotes:
+            out.append(f"  {len(group)} quoted, not run: clir reproduce {target.name} shows them")
+    return out
 
 
-def markdown(findings: Sequence[Finding]) -> str:
-    """A page with a table per target, its source and date."""
-    parts = [f"# Published numbers, run again\n\n{summary(findings)}\n"]
-    for target in dict.fromkeys(f.target.name for f in findings):
-        mine = [f for f in findings if f.target.name == target]
-        about = mine[0].target
-        parts.append(f"## {target}: {about.title}\n\n{_origin(about)}\n")
-        head = COLUMNS[1:]
-        rows = [[cell.replace("|", "\\|") for cell in _cells(f)[1:]] for f in mine]
-        parts.append("\n".join(["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *rows)]) + "\n")
+def _more(group: Sequence[Finding]) -> list[str]:
+    """What the reason says below its first line: mostly how to get what is missing."""
+    return group[0].why.splitlines()[1:]
+
+
+def overview(sections: Sequence[Sequence[Finding]]) -> list[str]:
+    """A line per target with how many numbers got which verdict, and their sum."""
+    from clir_cli.plan import aligned
+
+    rows = [_counted(findings) for findings in sections]
+    right = range(1, len(VERDICTS) + 2)
+    return [*aligned([("target", "numbers", *VERDICTS), *rows], right), summary([f for s in sections for f in s])]
+
+
+def _counted(findings: Sequence[Finding]) -> tuple[str, ...]:
+    counts = Counter(f.verdict for f in findings)
+    return (findings[0].target.name, str(len(findings)), *(str(counts[v]) if counts[v] else "." for v in VERDICTS))  # type: ignore[index]
+
+
+def _source(target: Target) -> str:
+    return f"{target.source} ({target.date}; {target.status})"
+
+
+def _settings(target: Target) -> str:
+    return " ".join(target.overrides) or "the defaults"
+
+
+def _made() -> str:
+    from clir_cli import provenance
+
+    return f"clir {__version__}, {provenance.now()[:16].replace('T', ' ')} UTC"
+
+
+def markdown(sections: Sequence[Sequence[Finding]]) -> str:
+    """A page: how many numbers of each target got which verdict, then a table per target with its source and settings."""
+
+    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+    everything = [f for findings in sections for f in findings]
+    parts = [f"# {TITLE}\n\n{summary(everything)} ({_made()}).\n"]
+    parts.append(table(("target", "numbers", *VERDICTS), [_counted(findings) for findings in sections]))
+    parts.append("\n".join(f"- **{verdict}**: {meaning}" for verdict, meaning in VERDICTS.items()) + "\n")
+    for findings in sections:
+        about = findings[0].target
+        said = [f"Source: {_source(about)}.", "" if about.quoted else f"Settings: `{_settings(about)}`", about.note]
+        parts.append(f"## {about.name}: {about.title}\n\n" + "\n\n".join(filter(None, said)) + "\n")
+        for (verdict, why), group in _grouped(findings)[1].items():
+            if why:
+                parts.append(f"{len(group)} {verdict}:\n\n" + "".join(f"    {line}\n" for line in [why, *_more(group)]))
+        parts.append(table(COLUMNS[:-1], [_cells(f)[:-1] for f in findings]))
     return "\n".join(parts)
 
 
-def page(findings: Sequence[Finding]) -> str:
-    """The same as one HTML file."""
-    parts = [f"<p>{html.escape(summary(findings))}</p>"]
-    for target in dict.fromkeys(f.target.name for f in findings):
-        mine = [f for f in findings if f.target.name == target]
-        about = mine[0].target
-        parts.append(f"<h2>{html.escape(target)}: {html.escape(about.title)}</h2><p>{html.escape(_origin(about))}</p>")
-        head = "".join(f"<th>{name}</th>" for name in COLUMNS[1:])
+def page(sections: Sequence[Sequence[Finding]]) -> str:
+    """The same as one HTML file; numbers that were not run are folded away."""
+    escape = html.escape
+
+    def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
         body = "".join(
-            f'<tr class="{f.verdict}">' + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(f)[1:]) + "</tr>"
-            for f in mine
+            f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for kind, row in rows
         )
-        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    return _PAGE.format("\n".join(parts))
+        titles = "".join(f"<th>{escape(name)}</th>" for name in head)
+        return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+
+    def numbers(group: Sequence[Finding]) -> str:
+        return table(COLUMNS, [(f.verdict, [*map(escape, _cells(f)[:-1]), _where(f)]) for f in group])
+
+    everything = [f for findings in sections for f in findings]
+    parts = [f"<p>{escape(summary(everything))} ({escape(_made())})</p>"]
+    links = [
+        ("", [f'<a href="#{escape(name)}">{escape(name)}</a>', *counts]) for name, *counts in map(_counted, sections)
+    ]
+    parts.append(f'<div class="overview">{table(("target", "numbers", *VERDICTS), links)}</div>')
+    parts.append("<dl>" + "".join(f"<dt>{v}</dt><dd>{escape(said)}</dd>" for v, said in VERDICTS.items()) + "</dl>")
+    for findings in sections:
+        about = findings[0].target
+        there, without = _grouped(findings)
+        parts.append(f'<h2 id="{escape(about.name)}">{escape(about.name)}: {escape(about.title)}</h2>')
+        parts.append(f"<p>Source: {escape(_source(about))}.</p>")
+        parts.append("" if about.quoted else f"<p>Settings: <code>{escape(_settings(about))}</code></p>")
+        parts.append(f"<p>{escape(about.note)}</p>" if about.note else "")
+        parts.append(numbers(there) if there else "")
+        for (verdict, why), group in without.items():
+            title = f"{len(group)} {verdict}" + (f": {escape(why)}" if why else "")
+            more = f"<pre>{escape(chr(10).join(_more(group)))}</pre>" if _more(group) else ""
+            parts.append(f"<details><summary>{title}</summary>{more}{numbers(group)}</details>")
+    return _PAGE.format(title=TITLE, body="\n".join(parts))
 
 
-def _origin(target: Target) -> str:
-    said = f"Source: {target.source} ({target.date}; {target.status})."
-    return f"{said} {target.note}".strip()
+def _where(finding: Finding) -> str:
+    """The experiments that gave a number; of one that has none the reason stands above its table."""
+    names = [f"{folder.parent.name}/{folder.name}" for folder in finding.folders]
+    said = [finding.why] if finding.got is not None and finding.why else []
+    return html.escape("; ".join([*said, *names[:1]]) + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
 
 
 def records(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     return [
         {
             "target": f.target.name, "overrides": list(f.row.overrides), "measure": f.what, "expected": f.expected,
-            "got": f.got, "tolerance": f.target.tolerance, "verdict": f.verdict, "why": f.why, "source": f.target.source,
+            "got": f.got, "tolerance": 0.0 if f.what.startswith(INDEX) else f.target.tolerance, "verdict": f.verdict,
+            "why": f.why, "experiments": [str(folder) for folder in f.folders], "source": f.target.source,
             "date": f.target.date, "status": f.target.status,
         }
         for f in findings
@@ -294,18 +401,22 @@ def records(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Published numbers, run again</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: .5rem 0 2rem; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }}
+table {{ border-collapse: collapse; margin: .5rem 0 1rem; }}
 th, td {{ padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #8884; }}
-td:nth-child(3), td:nth-child(4), td:nth-child(5) {{ text-align: right; font-variant-numeric: tabular-nums; }}
+td:nth-child(3), td:nth-child(4), td:nth-child(5), .overview td + td {{ text-align: right; font-variant-numeric: tabular-nums; }}
+dt {{ float: left; clear: left; width: 7rem; font-weight: 600; }}
+dd {{ margin: 0 0 .2rem 7rem; }}
 tr.FAIL, tr.failed {{ font-weight: 600; background: #d003; }}
 tr.near {{ background: #d903; }}
-tr.missing, tr.quoted {{ opacity: .7; }}
+tr.unverified, tr.missing, tr.quoted {{ opacity: .75; }}
+h2 {{ margin-top: 2.5rem; }}
+pre {{ white-space: pre-wrap; }}
 </style>
-<h1>Published numbers, run again</h1>
-{}
+<h1>{title}</h1>
+{body}
 </html>
 """
