@@ -1,12 +1,12 @@
 """LLM rerankers beside a loop of one query and one prompt at a time, in one run: ratios count, not seconds.
 
-python scripts/bench_rerank.py                       # a decoder of 2 layers and width 256 with random weights, 2 minutes
-python scripts/bench_rerank.py --only setwise listwise --queries 10
+python scripts/bench_rerank.py                       # decoders of 2 layers and widths 64 and 256 with random weights, 3 minutes
+python scripts/bench_rerank.py --only setwise listwise --queries 10 --width 512
 
 The loop does what llm-rankers and rank_llm do: the same algorithm, model, prompts and choice of the best label, each prompt
 through `generate` for one token (a pair's two orders in one batch) with logits over the whole vocabulary, or for a window's ranking.
-On one CPU thread reading a prompt is bound by arithmetic, which batches do not save: what is left for sets and pairs is the
-overhead of `generate`, prefixes read once, and judgments remembered. Written answers gain most: batches share the weights.
+Where arithmetic bounds reading (a wide model on a CPU) batches do not save it: what is left for sets and pairs is the overhead
+of `generate`, prefixes read once, and all threads busy. Where overhead bounds it (a small model, or a GPU) batches save most.
 """
 
 from __future__ import annotations
@@ -43,42 +43,54 @@ def main() -> None:
     options.add_argument("--documents", type=int, default=25, help="candidates of a query")
     options.add_argument("--words", type=int, default=12, help="of a document, one or two tokens each")
     options.add_argument("--layers", type=int, default=2)
-    options.add_argument("--width", type=int, default=256)
+    options.add_argument("--width", type=int, nargs="+", default=[64, 256])
+    options.add_argument(
+        "--threads", type=int, help="else all, and wall time; 1: CPU time, which minds other work less"
+    )
     options.add_argument("--only", nargs="+", default=["setwise", "pairwise", "listwise"])
     options.add_argument(
         "--loop-queries", type=int, default=3, help="that the loop is timed on; it has no other economies"
     )
     asked = options.parse_args()
-    torch.set_num_threads(1)  # and CPU time: other work on the machine hardly counts
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     transformers.logging.set_verbosity_error()
     queries = drawn(asked.queries, asked.documents, asked.words)
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(Path(folder), asked.layers, asked.width, queries)
-        llm = Transformers(model=folder, context=4096, device="cpu", force_length=True)
-        rerankers: dict[str, LLMReranker] = {
-            "setwise": Setwise(llm, Pick(), top=5, query_tokens=32),
-            "pairwise": Pairwise(llm, Pick(), top=3, query_tokens=32),
-            "all_pairs": Pairwise(llm, Pick(), sort_by="all_pairs", query_tokens=32),
-            "listwise": Listwise(llm, Order(spare_tokens=0), query_tokens=32, parsing="digits"),
-        }
-        print(
-            f"{asked.queries} queries x {asked.documents} documents of {asked.words} words, {asked.layers} layers of width "
-            f"{asked.width}, CPU time of one thread; the loop on {asked.loop_queries} queries"
-        )
-        for name in asked.only:
-            compare(name, rerankers[name], llm, queries, asked.loop_queries)
+    for width in asked.width:
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(Path(folder), asked.layers, width, queries)
+            llm = Transformers(model=folder, context=4096, device="cpu", force_length=True)
+            rerankers: dict[str, LLMReranker] = {
+                "setwise": Setwise(llm, Pick(), top=5, query_tokens=32),
+                "pairwise": Pairwise(llm, Pick(), top=3, query_tokens=32),
+                "all_pairs": Pairwise(llm, Pick(), sort_by="all_pairs", query_tokens=32),
+                "listwise": Listwise(llm, Order(spare_tokens=0), query_tokens=32, parsing="digits"),
+            }
+            print(
+                f"{asked.queries} queries x {asked.documents} documents of {asked.words} words, {asked.layers} layers of width "
+                f"{width}, {torch.get_num_threads()} threads, {'CPU' if clock() is time.process_time else 'wall'} time; "
+                f"the loop on {asked.loop_queries} queries",
+                flush=True,
+            )
+            for name in asked.only:
+                compare(name, rerankers[name], llm, queries, asked.loop_queries)
+
+
+def clock() -> Callable[[], float]:
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def compare(name: str, reranker: LLMReranker, llm: Transformers, queries: list[Candidates], few: int) -> None:
     reranker.rerank(queries[:1], Journal())  # load and warm up
     loop(reranker, llm, queries[0])
-    begun = time.process_time()
+    begun = clock()()
     prompts = sum(loop(reranker, llm, query) for query in queries[:few])
-    slow = (time.process_time() - begun) / few
+    slow = (clock()() - begun) / few
     fast, journal = timed(reranker, queries)
     calls = sum(row["calls"] for row in journal.queries.values())
     print(
-        f"{name:9} {slow / fast:5.1f} x   {fast:6.3f} s a query with {calls / len(queries):.0f} prompts, loop {slow:.3f} s with {prompts / few:.0f}"
+        f"{name:9} {slow / fast:5.1f} x   {fast:6.3f} s a query with {calls / len(queries):.0f} prompts, loop {slow:.3f} s with {prompts / few:.0f}",
+        flush=True,
     )
     if name == "listwise":
         return
@@ -91,10 +103,10 @@ def compare(name: str, reranker: LLMReranker, llm: Transformers, queries: list[C
 
 
 def timed(reranker: LLMReranker, queries: list[Candidates]) -> tuple[float, Journal]:
-    """CPU seconds a query."""
-    journal, begun = Journal(), time.process_time()
+    """Seconds a query."""
+    journal, begun = Journal(), clock()()
     reranker.rerank(queries, journal)
-    return (time.process_time() - begun) / len(queries), journal
+    return (clock()() - begun) / len(queries), journal
 
 
 @contextmanager
