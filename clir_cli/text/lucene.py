@@ -534,7 +534,7 @@ def search(
     autoclass("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(
         2**31 - 1
     )  # 1,024 terms are few for a document
-    size = max(1, min(CHUNK, HITS // depth))
+    size = max(1, min(CHUNK, HITS // max(1, depth)))
     chunks = [queries[at : at + size] for at in range(0, len(queries), size)]
     found: dict[str, list[tuple[str, float]]] = {}
     with _java_errors(f"opening the index {folder}"):
