@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clir_cli.errors import DataError
+from clir_cli.lines import Lines
 from clir_cli.types import Run
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ ROWS = 64  # blocks are padded to a multiple: equal vectors then get equal score
 class Shard(NamedTuple):
     """Some documents' vectors, row by row."""
 
-    ids: list[str]
+    ids: Sequence[str]
     vectors: Any  # (documents, dimensions) float16 or int8, memory-mapped, or Signs
 
 
@@ -73,8 +74,8 @@ def read_langs(shard: Path) -> list[tuple[str, int, int]]:
     return [(lang, end - count, end) for (lang, count), end in zip(counted, ends, strict=True)]
 
 
-def read_ids(shard: Path) -> list[str]:
-    return (shard / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
+def read_ids(shard: Path) -> Sequence[str]:
+    return Lines(shard / "ids.txt")
 
 
 def read_vectors(shard: Path) -> Any:
@@ -187,7 +188,8 @@ class _Names:
         for number, (first, end) in enumerate(itertools.pairwise(self.ends)):
             here = (rows >= first) & (rows < end)
             if here.any():
-                found[here] = np.array(self.ids(number), object)[rows[here] - first]
+                ids = self.ids(number)
+                found[here] = [ids[row] for row in (rows[here] - first).tolist()]
         return found
 
 
