@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Key = Literal["ids", "aligned"]
 BLOCK = 1 << 20  # numbers in memory at once
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring  # as json.dumps(ensure_ascii=False) writes a text
+_parsed = json.JSONDecoder().raw_decode  # json.loads without its look for blanks around
 
 
 def hashed(identifier: str) -> int:
@@ -92,7 +93,10 @@ def _write_lines(
 
 
 def _line(doc: Doc) -> bytes:
-    return (_encode([doc.doc_id, doc.lang, doc.aligned, dict(doc.fields)]) + "\n").encode()
+    """`[doc_id, lang, aligned, fields]` in JSON; put together here, which takes a third of the encoder's time."""
+    aligned = "null" if doc.aligned is None else _quoted(doc.aligned)
+    fields = ",".join([f"{_quoted(name)}:{_quoted(text)}" for name, text in doc.fields.items()])
+    return f"[{_quoted(doc.doc_id)},{_quoted(doc.lang)},{aligned},{{{fields}}}]\n".encode()
 
 
 class _Numbers:
@@ -298,5 +302,5 @@ def _refuse_shared(one: Doc, other: Doc) -> None:
 
 
 def _doc(line: bytes) -> Doc:
-    doc_id, lang, aligned, fields = json.loads(line)
+    (doc_id, lang, aligned, fields), _ = _parsed(line.decode())
     return Doc(doc_id, fields, lang, aligned)

@@ -6,9 +6,9 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from clir_cli.errors import DataError, MissingData
 
@@ -41,6 +41,36 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
         raise DataError(
             f"{path}:{number}: expected UTF-8, found {found!r} at byte {error.start}; convert the file (iconv -t UTF-8)"
         ) from error
+
+
+class Lines(Sequence[str]):
+    """The lines of a file of ids that clir wrote, decoded where they are asked for: 8 bytes a line more than the file.
+
+    As a list of texts they are seven times the file, a gigabyte for ten million documents.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import numpy as np
+
+        self.data = path.read_bytes()
+        self.ends = np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[str]: ...
+    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
+        number = range(len(self.ends))[at]
+        if isinstance(number, range):
+            return [self[i] for i in number]
+        begin = self.ends[number - 1] + 1 if number else 0
+        return self.data[begin : self.ends[number]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data.decode().split("\n")[:-1])
 
 
 def is_jsonl(path: Path) -> bool:

@@ -65,13 +65,14 @@ class Fields:
     def join(self, identifier: str, fields: Mapping[str, str], where: str) -> str:
         """The chosen fields that are not empty, without blanks around them; `where` is the option that chose them."""
         names = self._chosen(identifier, fields, where)
-        return self.separator.join(text for name in names if (text := fields[name].strip()))
+        return self.separator.join([text for name in names if (text := fields[name].strip())])
 
     def _chosen(self, identifier: str, fields: Mapping[str, str], where: str) -> tuple[str, ...]:
-        names = tuple(fields) if self.names is None else self.names
-        if absent := [name for name in names if name not in fields]:
+        if self.names is None:
+            return tuple(fields)
+        if absent := [name for name in self.names if name not in fields]:
             raise ConfigError(f"{where}: {identifier!r} has no field {absent[0]!r}; it has: {', '.join(fields)}")
-        return names
+        return self.names
 
     def layout(self, doc: Doc) -> list[Placed]:
         """Where the document's fields stand in the text that `join` makes of them."""

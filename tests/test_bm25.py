@@ -221,6 +221,31 @@ def test_many_queries_are_all_answered_in_their_order(tmp_path):
     assert list(run["query_id"]) == [str(n) for n in range(250) if n % 3]
 
 
+def test_a_deep_search_is_the_same_in_many_calls_of_java(tmp_path, monkeypatch):
+    docs = [text(f"d{n}", "en", "dog " * (n % 7 + 1)) for n in range(60)]
+    queries = [text(str(n), "en", "dog") for n in range(7)]
+    at_once = rank(BM25(), docs, queries, tmp_path, depth=50)
+    monkeypatch.setattr(lucene, "HITS", 100)  # two queries a call
+    assert BM25().search(tmp_path, queries, 50).equals(at_once)
+
+
+def test_javas_heap_stays_near_what_is_alive_however_much_goes_through_it():
+    used = python(
+        """
+from clir_cli.text import lucene
+lucene.start("1g", 2)
+from jnius import autoclass
+buffers, heap, most = autoclass("java.nio.ByteBuffer"), lucene._Heap(), 0
+for _ in range(400):
+    buffers.allocate(1 << 20)
+    heap.tidy()
+    most = max(most, heap._used)
+print(most >> 20)
+"""
+    )
+    assert int(used) < 2 * lucene.LITTLE >> 20, f"{used} MB at most of 400 MB that were used one after another"
+
+
 # Analysers ------------------------------------------------------------------------------------------------------------
 
 

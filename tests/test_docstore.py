@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -30,6 +31,14 @@ def stored(folder: Path, docs: Iterable[Doc] = DOCS, **options: str) -> Docstore
 
 def numbered(*ids: str) -> list[Doc]:
     return [Doc(i, {"text": f"text {n}"}, "de", i) for n, i in enumerate(ids)]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=4, max_size=4), st.booleans())
+def test_a_stored_document_is_a_line_of_plain_json(texts: list[str], alone: bool) -> None:
+    doc_id, aligned, title, text = texts
+    doc = Doc(doc_id, {"title": title, text: text}, "de", None if alone else aligned)
+    values = [doc.doc_id, doc.lang, doc.aligned, doc.fields]
+    assert docstore._line(doc).decode() == json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def test_documents_come_back_as_they_were_in_their_order(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from given_vectors import Given, cloud, index, search, texts, top
 
 from clir_cli.errors import ConfigError, DataError, RunError
+from clir_cli.lines import Lines
 from clir_cli.search import approximate, postprocess, vectors
 
 DOCS, QUERIES = texts(cloud(0, 1000)), texts(cloud(1, 20), "q")
@@ -309,3 +310,14 @@ def test_fields_that_do_not_go_together_are_refused(fields: dict[str, Any], mess
 def test_a_document_whose_vector_is_no_number_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"gives d1 \(1 of 2 texts\) a vector with NaN"):
         index(Given(normalize=False), texts(np.array([[1.0, 2.0], [1e9, 0.0]])), tmp_path)
+
+
+def test_ids_are_read_from_their_file_one_by_one_as_a_list_would_have_them(tmp_path: Path) -> None:
+    ids = ["d1", "#2", "潮汐\u2028", "", "d5"]
+    (tmp_path / "ids.txt").write_text("".join(f"{i}\n" for i in ids), encoding="utf-8", newline="\n")
+    (tmp_path / "none.txt").write_text("")
+    lines = Lines(tmp_path / "ids.txt")
+    assert (len(lines), [*lines], [lines[i] for i in range(-5, 5)]) == (5, ids, ids * 2)
+    assert (lines[1:3], lines[::-2], [*Lines(tmp_path / "none.txt")]) == (ids[1:3], ids[::-2], [])
+    with pytest.raises(IndexError):
+        lines[5]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 from clir_cli import progress
 from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
 from clir_cli.files import read_json
+from clir_cli.lines import Lines
 from clir_cli.models import bge_m3, encoding, hub
 from clir_cli.text import languages, passages
 from clir_cli.types import Text, model, neutral, searched
@@ -52,7 +53,7 @@ class TokenVectors(NamedTuple):
 class Shard(NamedTuple):
     """Some documents of an index; `tokens.vectors` is float16 and memory-mapped."""
 
-    ids: list[str]
+    ids: Sequence[str]
     tokens: TokenVectors
 
 
@@ -482,7 +483,7 @@ def read_shards(index: Path) -> Iterator[Shard]:
     import numpy as np
 
     for path in sorted(path for path in (index / "shards").iterdir() if path.name.isdigit()):
-        ids = (path / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        ids = Lines(path / "ids.txt")
         lengths = np.load(path / "lengths.npy", allow_pickle=False)
         vectors = np.load(path / "tokens.npy", mmap_mode="r" if lengths.sum() else None, allow_pickle=False)
         if len(ids) != len(lengths) or lengths.sum() != len(vectors):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from clir_cli import progress
 from clir_cli.errors import ConfigError
 from clir_cli.files import read_json
+from clir_cli.lines import Lines
 from clir_cli.models.multi_vector import NO_TOKENS, SCORES, Shard, TokenVectors, check_dimensions, maxsim, read_shards
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Plaid(NamedTuple):
     """An open index."""
 
     folder: Path
-    ids: list[str]
+    ids: Sequence[str]
     lengths: np.ndarray  # (documents,) int32
     ends: np.ndarray  # (documents,) int64, where a document's tokens end
     centroids: torch.Tensor  # (centroids, dimensions) float32, of length 1
@@ -229,7 +230,7 @@ def open_index(folder: Path, on: str) -> Plaid:
     lengths = load("lengths.npy")
     return Plaid(
         folder=folder,
-        ids=(folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1],
+        ids=Lines(folder / "ids.txt"),
         lengths=lengths,
         ends=np.cumsum(lengths, dtype=np.int64),
         centroids=torch.from_numpy(load("centroids.npy")).to(on),
@@ -255,7 +256,7 @@ def search(
         query = np.asarray(queries.vectors[end - length : end], np.float32)
         docs = _candidates(index, query, how) if length else np.empty(0, np.int64)
         scores = _full_scores(index, query, docs, on)
-        best = sorted(zip(scores.tolist(), (index.ids[doc] for doc in docs), strict=True), reverse=True)
+        best = sorted(zip(scores.tolist(), (index.ids[doc] for doc in docs.tolist()), strict=True), reverse=True)
         found.append([(doc, score) for score, doc in best[:depth]])
     return found
 

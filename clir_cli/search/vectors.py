@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clir_cli.errors import DataError
+from clir_cli.lines import Lines
 from clir_cli.models import threads
 from clir_cli.types import Run
 
@@ -30,7 +31,7 @@ ROWS = 64  # blocks are padded to a multiple: equal vectors then get equal score
 class Shard(NamedTuple):
     """Some documents' vectors, row by row."""
 
-    ids: list[str]
+    ids: Sequence[str]
     vectors: Any  # (documents, dimensions) float16 or int8, memory-mapped, or Signs
 
 
@@ -78,8 +79,8 @@ def read_langs(shard: Path) -> list[tuple[str, int, int]]:
     return [(lang, end - count, end) for (lang, count), end in zip(counted, ends, strict=True)]
 
 
-def read_ids(shard: Path) -> list[str]:
-    return (shard / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1]
+def read_ids(shard: Path) -> Sequence[str]:
+    return Lines(shard / "ids.txt")
 
 
 def read_vectors(shard: Path) -> Any:
@@ -97,13 +98,11 @@ def read_shards(folder: Path) -> Iterator[Shard]:
 
 def read_shard(shard: Path) -> Shard:
     ids, vectors = read_ids(shard), read_vectors(shard)
-    _check_rows(shard, len(ids), len(vectors))
+    if len(ids) != len(vectors):
+        raise DataError(
+            f"{shard}: ids.txt names {len(ids)} documents and vectors.npy holds {len(vectors)}; build the index again"
+        )
     return Shard(ids, vectors)
-
-
-def _check_rows(shard: Path, ids: int, rows: int) -> None:
-    if ids != rows:
-        raise DataError(f"{shard}: ids.txt names {ids} documents and vectors.npy holds {rows}; build the index again")
 
 
 def read_rows(folder: Path, wanted: Collection[str], size: int = 1 << 14) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -264,16 +263,11 @@ class _Names:
 
     def __init__(self, shards: Sequence[Path], ends: Sequence[int]) -> None:
         self.shards, self.ends = shards, ends  # `ends` begins with 0
-        self.lines = functools.lru_cache(maxsize=8)(self._read)
-
-    def _read(self, number: int) -> Lines:
-        lines = Lines(self.shards[number] / "ids.txt")
-        _check_rows(self.shards[number], len(lines), self.ends[number + 1] - self.ends[number])
-        return lines
+        self.ids = functools.lru_cache(maxsize=8)(lambda number: read_shard(shards[number]).ids)
 
     def __call__(self, row: int) -> str:
         number = bisect.bisect_right(self.ends, row) - 1
-        return self.lines(number)[row - self.ends[number]]
+        return self.ids(number)[row - self.ends[number]]
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` (any shape) as an array of str."""
@@ -283,38 +277,9 @@ class _Names:
         for number, (first, end) in enumerate(itertools.pairwise(self.ends)):
             here = (rows >= first) & (rows < end)
             if here.any():
-                wanted, at = np.unique(rows[here] - first, return_inverse=True)
-                found[here] = self.lines(number).of(wanted)[at]
-        return found
-
-
-class Lines:
-    """The lines of a file that is held as bytes: the few that are asked for become text."""
-
-    def __init__(self, file: Path) -> None:
-        import numpy as np
-
-        self.bytes = file.read_bytes()
-        breaks = np.flatnonzero(np.frombuffer(self.bytes, np.uint8) == ord("\n"))
-        self.starts = np.concatenate([[0], breaks + 1])
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, line: int) -> str:
-        return self.bytes[self.starts[line] : self.starts[line + 1] - 1].decode("utf-8")
-
-    def of(self, lines: np.ndarray) -> np.ndarray:
-        """Those of `lines`, in order, as an array of str."""
-        import numpy as np
-
-        found = np.empty(len(lines), object)
-        if len(lines) > len(self) // 10:
-            every = self.bytes.decode("utf-8").split("\n")
-            found[:] = [every[line] for line in lines.tolist()]
-            return found
-        starts, ends = self.starts[lines].tolist(), (self.starts[lines + 1] - 1).tolist()
-        found[:] = [self.bytes[start:end].decode("utf-8") for start, end in zip(starts, ends, strict=True)]
+                wanted, ids = (rows[here] - first).tolist(), self.ids(number)
+                ids = list(ids) if len(wanted) > len(ids) // 10 else ids  # for many it is faster to decode them all
+                found[here] = [ids[row] for row in wanted]
         return found
 
 
