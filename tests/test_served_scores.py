@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import random
@@ -296,7 +297,9 @@ def offline(folder: Path, **settings: Any) -> VLLM:
     return VLLM(model=str(folder), context=512, **settings)
 
 
-def test_vllm_is_named_where_it_is_not_installed(llama: Path) -> None:  # noqa: F811
+def test_vllm_is_named_where_it_is_not_installed(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name))
     llm = offline(llama)
     assert isinstance(llm, LLM) and isinstance(llm, ScoresLabels) and isinstance(llm, ScoresTexts)
     for ask in (llm.check, lambda: llm.generate(prompts(1), 5), lambda: llm.score_labels(prompts(1), ["A", "B"])):
@@ -329,15 +332,13 @@ class Recorded:
 
     def answer(self, ids: Sequence[int], params: dict[str, Any]) -> Any:
         labels = {i: SimpleNamespace(logprob=-float(at)) for at, i in enumerate(params.get("logprob_token_ids", []))}
-        said = SimpleNamespace(token_ids=[7, 8], text="B", finish_reason="stop", logprobs=[labels])
+        said = SimpleNamespace(token_ids=[7, 8], finish_reason="stop", logprobs=[labels])
         told = [None, *({i: SimpleNamespace(logprob=-0.5)} for i in ids[1:])]
         return SimpleNamespace(outputs=[said], prompt_logprobs=told, num_cached_tokens=3)
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    import importlib.util
-
     from clir_cli.llms import vllm
 
     record, find = Recorded(), importlib.util.find_spec
@@ -356,11 +357,12 @@ def test_vllm_gets_token_numbers_greedily_with_prefix_caching_and_few_at_a_time(
     answers = llm.generate(prompts(5), 9)
     assert [len(asked) for asked, _ in recorded.calls] == [2, 2, 1]
     assert recorded.calls[0][0][0] == {"prompt_token_ids": llm.reader._read_prompts(prompts(1))[0]}
-    assert recorded.calls[0][1] == {"temperature": 0.0, "max_tokens": 9, "min_tokens": 0}
+    assert recorded.calls[0][1] == {"temperature": 0.0, "max_tokens": 9, "min_tokens": 0, "detokenize": False}
     wanted = {"enable_prefix_caching": True, "tensor_parallel_size": 2, "max_model_len": 512, "model": str(llama)}
     assert wanted.items() <= recorded.options.items()
     length = llm.count_prompts(prompts(1))[0]
-    assert answers[0]._replace(seconds=0) == Answer("B", length, 3, 2, model=str(llama))
+    text = llm.reader.tokenizer().decode([7, 8])
+    assert answers[0]._replace(seconds=0) == Answer(text, length, 3, 2, model=str(llama))
     assert llm.gpus == 2
 
 
