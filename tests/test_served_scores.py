@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from judge_server import JudgeServer, serving
-from test_transformers_llm import llama  # noqa: F401  a fixture
+from test_transformers_llm import llama, tokenizer  # noqa: F401  llama is a fixture
 
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.llms.openai import LABEL_TOKENS, OpenAI
@@ -272,6 +272,15 @@ def test_a_vllm_server_is_asked_for_the_labels_token_numbers(serve: Any, llama: 
     (body,) = judge.requests
     assert {number("A"), number("B")} <= set(body["logprob_token_ids"])
     assert body["return_tokens_as_token_ids"] is True and "top_logprobs" not in body
+
+
+def test_more_token_numbers_than_a_vllm_server_takes_are_refused_before_it_is_asked(serve: Any, llama: Path) -> None:  # noqa: F811
+    judge, llm = serve(JudgeServer(), tokenizer=str(llama), logprob_token_ids=True)
+    labels = [word for word in tokenizer().get_vocab() if word.isascii()]
+    assert all(llm._label_ids(labels).values())
+    with pytest.raises(ConfigError, match=r"at most 128 logprob_token_ids, and .* llm\.logprob_token_ids=false"):
+        llm.check_labels(labels)
+    assert not judge.requests
 
 
 def test_token_numbers_need_a_tokenizer() -> None:

