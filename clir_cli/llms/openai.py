@@ -73,8 +73,8 @@ class OpenAI:
     extra: Mapping[str, object] = field(default_factory=dict)  # sent in the request as it is
     tokenizer: str | None = content(None)  # a model folder, to count and cut exactly; null: an estimate (count_tokens)
     logprob_token_ids: bool = added(False, False)
-    # the server is a vLLM that takes `logprob_token_ids` (its pull request 43463, July 2026): every label's probability,
-    # however improbable; needs `tokenizer`
+    # the server is a vLLM that takes `logprob_token_ids` (its pull request 43463, July 2026; run with 0.32.0's
+    # server): every label's probability, however improbable; needs `tokenizer`
     price: Mapping[str, float] | None = neutral(None)
     # {input: 2, output: 8, cached_input: 0.5}: dollars per million tokens; null: what prices.yaml says, if anything
     max_calls: int | None = neutral(None)
