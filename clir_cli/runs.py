@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.progress import say
 from clir_cli.types import Run
 
@@ -237,7 +237,7 @@ def read_trec(
             "  duplicates=first keeps the first"
         )
     if again.any():
-        say(f"{path}: {again.sum()} lines list a document again for its query; the first counts")
+        say(f"{path}: {many(again.sum(), 'line lists', 'lines list')} a document again for its query; the first counts")
     rows = rows.assign(score=scores.astype(float), rank=ranks.astype(int), at=pd.factorize(rows["query_id"])[0])[~again]
     given = rows.sort_values(["at", "rank"], kind="stable")
     if order == "rank":

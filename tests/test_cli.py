@@ -81,7 +81,9 @@ def test_a_plan_says_what_is_missing_and_then_done(clir: Clir) -> None:
 def test_a_missing_step_says_how_its_closest_relative_differs(shared_clir: Clir) -> None:
     shared_clir.experiment()
     said = shared_clir("plan", "retriever.k1=1.21").stdout
-    assert "like bm25_dt.demo.en-de-" in said and "but k1: 0.9 -> 1.21\n" in said
+    lines = said.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if "differs from bm25_dt.demo.en-de-" in line]
+    assert lines[at].endswith(", which is done:") and lines[at + 1].strip() == "k1: 0.9 -> 1.21"
     assert "6 steps: 5 done, 1 to make" in said
 
 
@@ -142,7 +144,22 @@ def test_a_plan_for_machines_has_cells_and_steps(shared_clir: Clir) -> None:
     )
     assert [c["cell"] for c in found["cells"]] == [1, 2, 3, 4] and found["cells"][3]["same_as"] == 3
     assert "no analyser" in found["cells"][0]["error"] and found["cells"][2]["error"] is None
-    assert {"stage", "label", "key", "state", "note", "work", "cells", "gpus", "loads"} == set(found["steps"][0])
+    assert {"stage", "label", "key", "state", "note", "unlike", "work", "cells", "gpus", "loads"} == set(
+        found["steps"][0]
+    )
+
+
+def test_what_a_program_reads_is_json(shared_clir: Clir) -> None:
+    one = shared_clir.experiment()
+    said = json.loads(shared_clir("check", "--json").stdout)
+    assert said == {"experiment": "bm25_dt", "models": None}
+    targets = json.loads(shared_clir("reproduce", "--list", "--json", "xquad_bm25").stdout)
+    assert [(t["target"], t["numbers"], t["status"]) for t in targets] == [("xquad_bm25", 54, "verified")]
+    (cell,) = json.loads(shared_clir("table", "--json", str(one)).stdout)["cells"]
+    value = next(r["value"] for r in rows(one / "metrics.csv") if r["measure"] == "nDCG@10")
+    assert (cell["row"], cell["column"]) == ({"retriever": "bm25_dt", "reranker": "none"}, "en-de")
+    assert cell["value"] == float(value) and cell["experiments"] == [one.name]
+    assert "choose one" in shared_clir("table", "--json", "--format", "latex", str(one), code=2).stderr
 
 
 def test_why_names_the_fields_of_two_steps_and_of_two_experiments(shared_clir: Clir) -> None:
@@ -161,6 +178,8 @@ def test_why_names_the_fields_of_two_steps_and_of_two_experiments(shared_clir: C
         f"retrieve bm25_dt.demo.en-de -> bm25_dt[k1=1.2].demo.en-de: {steps[0]} -> {steps[1]}",
         "  k1: 0.9 -> 1.2",
     ]
+    (found,) = json.loads(shared_clir("why", "--json", *steps).stdout)
+    assert found["fields"] == {"k1": [0.9, 1.2]} and found["a"]["key"] == steps[0] and not found["same"]
     assert "the same" in shared_clir("why", key(one), key(one)).stdout
     assert "no key" in shared_clir("why", key(one), "nowhere", code=2).stderr
 

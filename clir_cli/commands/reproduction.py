@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clir_cli.commands.common import ConfigDir, Json, Runs, root
-from clir_cli.errors import ConfigError, RunError
+from clir_cli.errors import ConfigError, RunError, many
 
 
 def reproduce(
@@ -32,8 +32,8 @@ def reproduce(
         raise ConfigError(f"--output {output}: a report is a .md or an .html file")
     chosen = [reproduction.read(known[name]) for name in targets or known]
     if show:
-        rows = [(t.name, f"{sum(len(r.expected) for r in t.rows)} numbers", t.status, t.title) for t in chosen]
-        print(*aligned(rows), sep="\n")
+        rows = [(t.name, many(sum(len(r.expected) for r in t.rows), "number"), t.status, t.title) for t in chosen]
+        print(listing.dumps([reproduction.about(t) for t in chosen]) if as_json else "\n".join(aligned(rows)))
         return
     findings = list(reproduction.reproduce(chosen, root(runs), config_dir or []))
     if output is not None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Once, Source, TestCollection, united
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.evaluation import read_qrels
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
 from clir_cli.progress import say
@@ -480,9 +480,11 @@ def _hc4_topics(table: Table, lang: str, source: str | None, once: Once) -> list
     if not found:
         raise DataError(f"{table.path}: no topics in {lang!r}")
     for name, count in lacking.items():
-        say(f"{table.path}: {count} topics have no {name} in {lang!r}, though the original has one")
+        say(
+            f"{table.path}: {many(count, 'topic has', 'topics have')} no {name} in {lang!r}, though the original has one"
+        )
     if absent:
-        say(f"{table.path}: {absent} of {absent + len(found)} topics have no version in {lang!r} and are left out")
+        say(f"{table.path}: {absent} of {many(absent + len(found), 'topic')} without a version in {lang!r}: left out")
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ConfigError, many
 from clir_cli.tables.reading import COUNTS, DASH, Results, Row, differing, spelled
 
 Label: TypeAlias = tuple[str, ...]  # the values of the row keys, or of the column keys
@@ -96,7 +96,9 @@ def _check_judgments(rows: Sequence[Row], keys: Sequence[str]) -> None:
         if any(experiments != first for experiments in others):
             raise ConfigError(
                 f"{' '.join(filter(None, part))}: not every experiment has the same judgments ("
-                + "; ".join(f"{name}: {len(experiments)} experiments" for name, experiments in judgments.items())
+                + "; ".join(
+                    f"{name}: {many(len(experiments), 'experiment')}" for name, experiments in judgments.items()
+                )
                 + ")\n  choose with --where judgments=NAME, put judgments into rows or cols, or add what is missing with "
                 "clir evaluate EXPERIMENTS --judgments NAME"
             )

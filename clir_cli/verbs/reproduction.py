@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from clir_cli import compose
-from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel
+from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel, many
 from clir_cli.progress import say
 
 if TYPE_CHECKING:
@@ -237,9 +237,17 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def about(target: Target) -> dict[str, Any]:
+    """What a target is of, without its numbers run."""
+    return {
+        "target": target.name, "title": target.title, "numbers": sum(len(row.expected) for row in target.rows),
+        "status": target.status, "source": target.source, "date": target.date, "note": target.note,
+    }  # fmt: skip
+
+
 def summary(findings: Sequence[Finding]) -> str:
     counts = {v: sum(f.verdict == v for f in findings) for v in get_args(Verdict)}
-    return f"{len(findings)} numbers: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+    return f"{many(len(findings), 'number')}: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n)
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
