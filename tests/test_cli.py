@@ -162,6 +162,13 @@ def test_what_a_program_reads_is_json(shared_clir: Clir) -> None:
     assert "choose one" in shared_clir("table", "--json", "--format", "latex", str(one), code=2).stderr
 
 
+def test_a_table_keeps_its_marks_where_the_locale_has_no_letters_for_them(shared_clir: Clir) -> None:
+    one = shared_clir.experiment("reranker=oracle")
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = ("table", str(one), "--stage", "first_stage,final", "--rows", "stage", "--baseline", "first_stage")
+    assert "▲" in shared_clir(*command, env=bare).stdout == shared_clir(*command).stdout
+
+
 def test_why_names_the_fields_of_two_steps_and_of_two_experiments(shared_clir: Clir) -> None:
     one, two = shared_clir.experiment(), shared_clir.experiment("retriever.k1=1.2")
     said = shared_clir("why", str(one), str(two)).stdout
