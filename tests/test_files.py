@@ -306,7 +306,9 @@ def test_a_language_column_that_disagrees_with_the_path_is_an_error(tmp_path: Pa
 
 def test_a_file_in_one_language_is_not_taken_for_another(tmp_path: Path) -> None:
     dataset = collection(tmp_path)
-    with pytest.raises(ConfigError, match=r"dataset\.docs has none in 'en': .* all of it is in de"):
+    with pytest.raises(
+        ConfigError, match=r"dataset\.docs has none in 'en': .* all of it is in de\n.*translator=(?s:.)*retriever=bm25"
+    ):
         dataset.source("docs", "en")
     for ask in (lambda: dataset.source("topics", "fi"), lambda: dataset.read_topics("fi")):
         with pytest.raises(ConfigError, match=r"dataset\.topics has none in 'fi'"):

@@ -212,7 +212,9 @@ class Files(TestCollection):
         if lang not in langs and not self._tells_languages(part):
             raise ConfigError(
                 f"dataset.{part} has none in {lang!r}: {self._template(part)!r} holds no {{lang}} and "
-                f"dataset.{part}_columns no lang, so all of it is in {'+'.join(langs)}"
+                f"dataset.{part}_columns no lang, so all of it is in {'+'.join(langs)}\n"
+                "  If you have no translation, choose what makes one (translator=..., see `clir configs translator`), or a first stage\n"
+                "  that needs none: retriever=bm25, or an encoder of both languages (`clir configs retriever`)"
             )
 
     def _check_plain_topics(self, lang: str, source: str | None) -> None:
