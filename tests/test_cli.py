@@ -158,7 +158,7 @@ def test_what_a_program_reads_is_json(shared_clir: Clir) -> None:
     (cell,) = json.loads(shared_clir("table", "--json", str(one)).stdout)["cells"]
     value = next(r["value"] for r in rows(one / "metrics.csv") if r["measure"] == "nDCG@10")
     assert (cell["row"], cell["column"]) == ({"retriever": "bm25_dt", "reranker": "none"}, "en-de")
-    assert cell["value"] == float(value) and cell["experiments"] == [one.name]
+    assert cell["value"] == float(value) and cell["experiments"] == [f"{one.parent.name}/{one.name}"]
     assert "choose one" in shared_clir("table", "--json", "--format", "latex", str(one), code=2).stderr
 
 
@@ -281,14 +281,14 @@ def test_ranks_that_disagree_with_scores_are_refused_unless_told(clir: Clir, tie
 def test_a_document_listed_twice_is_refused_unless_told(clir: Clir, tied: list[str]) -> None:
     (clir.folder / "run.trec").write_text("q1 Q0 c 1 3.0 x\nq1 Q0 b 2 2.0 x\nq1 Q0 c 3 1.0 x\nq2 Q0 a 1 1.0 x\n")
     refused = clir(*tied, code=2)
-    assert "'c' is listed twice" in refused.stderr and "--duplicates first" in refused.stderr
+    assert "'c' is listed twice" in refused.stderr and "--duplicates=first" in refused.stderr
     assert "0.2500" in clir(*tied, "--measures", "RR", "--duplicates", "first").stdout
     assert "go with --qrels" in clir("evaluate", "run.trec", "--duplicates", "first", code=2).stderr
 
 
 def test_an_option_of_evaluate_is_named_as_it_is_typed(clir: Clir, tied: list[str]) -> None:
     (clir.folder / "run.trec").write_text("q1 Q0 a 1 1.0 x\nq1 Q0 b 2 2.0 x\n")
-    assert "--order rank follows the ranks, --order any the scores" in clir(*tied, code=2).stderr
+    assert "--order=rank follows the ranks, --order=any the scores" in clir(*tied, code=2).stderr
 
 
 def test_a_run_of_other_topics_is_refused_and_a_part_of_them_is_told(clir: Clir, tied: list[str]) -> None:
@@ -358,6 +358,7 @@ def test_a_table_shows_what_metrics_csv_says(shared_clir: Clir, sweep: Path) -> 
 
 def test_two_values_in_one_cell_name_what_differs(shared_clir: Clir, sweep: Path) -> None:
     said = shared_clir("table", str(sweep), "--rows", "retriever", code=2)
+    assert "--where KEY=VALUE" in said.stderr
     assert "2 values in one cell" in said.stderr and "reranker (none, oracle)" in said.stderr and not said.stdout
     assert "0." in shared_clir("table", str(sweep), "--rows", "retriever", "--agg", "mean").stdout
     assert "0." in shared_clir("table", str(sweep), "--rows", "retriever", "--where", "reranker=none").stdout

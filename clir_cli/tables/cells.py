@@ -134,7 +134,7 @@ def _cell(results: Results, at: tuple[Label, Label], rows: Sequence[Row], agg: A
         raise ConfigError(
             f"{count} values in one cell ({shown}); they differ in "
             f"{differing(results, twice[0] if twice and len(settings) == 1 else distinct)}\n"
-            "  put one of these into rows or cols, choose with where, or average with agg=mean or median"
+            "  put one of these into --rows or --cols, choose with --where KEY=VALUE, or average with --agg mean or median"
         )
     means = [statistics.fmean(float(row["value"]) for row in group) for group in settings.values()]
     weights: dict[Part, float] = defaultdict(float)

@@ -65,7 +65,7 @@ def _runs(targets: Iterable[Path], qrels: Path, depth: int, order: Literal["scor
 
     judged = {(row.query_id, row.doc_id) for row in evaluation.read_qrels(qrels)}
     for target in targets:
-        yield Found(_top(runs.read_trec(target, order=order), depth), judged)
+        yield Found(_top(runs.read_trec(target, order=order, option="--"), depth), judged)
 
 
 def _experiments(targets: Sequence[Path], depth: int, judgments: Sequence[str]) -> Iterator[Found]:
