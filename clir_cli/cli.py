@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -82,6 +83,9 @@ def options(
 
 def main() -> NoReturn:
     """Run the CLI: 0 done, 1 the run failed, 2 the request is invalid; tracebacks only with --debug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # texts are in every script: never in the few letters of a locale
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     sys.exit(_guarded(lambda: app(arguments, prog_name="clir", standalone_mode=False)))
 

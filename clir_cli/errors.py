@@ -35,3 +35,8 @@ class MissingModel(ClirError):
 
 class RunError(ClirError):
     """The request was valid and the run failed: a server, a program, a disk or a budget."""
+
+
+def many(count: float, one: str, more: str = "") -> str:
+    """`1 topic`, `2 topics`: a number and what there are so many of; `more` where an s is not enough."""
+    return f"{count:.0f} {one if count == 1 else more or f'{one}s'}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli.answers import recall_at
-from clir_cli.errors import ConfigError, DataError, RunError
+from clir_cli.errors import ConfigError, DataError, RunError, many
 from clir_cli.progress import say
 from clir_cli.types import Qrel, Run
 
@@ -248,7 +248,9 @@ def read_qrels(path: Path) -> list[Qrel]:
     if not found:
         raise DataError(f"{path} holds no judgments; expected lines of: {_LAYOUT}")
     if again:
-        say(f"{path}: {again} judgments stand there twice, with the same grade; each counts once")
+        say(
+            f"{path}: {many(again, 'judgment stands', 'judgments stand')} there twice, with the same grade; each counts once"
+        )
     return found
 
 

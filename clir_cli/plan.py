@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from clir_cli import config
 from clir_cli.absent import Tolerance, Tolerant
 from clir_cli.compose import Cell
 from clir_cli.config import Config
-from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel
+from clir_cli.errors import ClirError, ConfigError, DataError, MissingModel, many
 from clir_cli.experiment import Experiment
 from clir_cli.files import read_json
 from clir_cli.stages import Stages, pair_label
 from clir_cli.steps import Ranking, Step, digest, pending
 from clir_cli.store import Store
 
+ABSENT = "(absent)"  # the value of a field that only the other of two steps has
 CLOSE = 4  # fields in which a relative may differ and still explain why a step is missing
 RELATIVES = 50  # how many finished steps of a stage, the newest, are asked for one
 NOTES = 8  # reasons that are listed of many
@@ -171,7 +173,7 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
     shared = plan.shared()
     for step, cells in shared.items():
         state = plan.store.state(step)
-        note = state.note
+        note, relative = state.note, None
         if state.name == "undecided":
             note = "; ".join(pending(step.meaning)) or "follows from the steps before it"
         elif state.name == "missing" and len(shared) <= SEVERAL:
@@ -180,10 +182,10 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
                 finished[step.stage] = [
                     (f"{r['label']}-{r['key'][:6]}", _fields(r["meaning"]), set(r["before"])) for r in newest
                 ]
-            note = why_missing(plan.store, step, finished[step.stage])
+            relative = unlike(plan.store, step, finished[step.stage])
         yield {
             "stage": step.stage, "label": step.label, "key": plan.store.key(step) or "", "state": state.name, "note": note,
-            "work": work(plan.store, step) if state.name != "done" else "", "gpus": step.needs.gpus,
+            "unlike": relative, "work": work(plan.store, step) if state.name != "done" else "", "gpus": step.needs.gpus,
             "loads": step.needs.loads, "cells": cells,
         }  # fmt: skip
 
@@ -191,29 +193,32 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
 def text(plan: Plan, full: bool = False) -> str:
     """The plan as `clir plan` prints it: every step, or how many of each stage where there are many."""
     found = list(rows(plan))
-    many = len(found) > SEVERAL and not full
-    lines = [*_by_stage(found), *_reasons(plan, found)] if many else _listed(found, len(plan.experiments) > 1)
+    short = len(found) > SEVERAL and not full
+    lines = [*_by_stage(found), *_reasons(plan, found)] if short else _listed(found, len(plan.experiments) > 1)
     done = sum(row["state"] == "done" for row in found)
-    lines.append(f"{len(found)} steps: {done} done, {len(found) - done} to make")
+    lines.append(f"{many(len(found), 'step')}: {done} done, {len(found) - done} to make")
     if len(plan.cells) > 1:
-        lines.append(f"{len(plan.cells)} cells, {len(plan.experiments)} experiments")
+        lines.append(f"{many(len(plan.cells), 'cell')}, {many(len(plan.experiments), 'experiment')}")
     lines += [f"model {name}: not known on this machine yet; the run asks the hub for it" for name in plan.models()]
     lines += remarks(plan.cells, [str(item.error or "") for item in plan.cells], plan.skipped)
     folders = [folder for e in plan.experiments if (folder := e.finished()) is not None]
-    lines += [f"finished: {len(folders)} experiments"] if many and folders else [f"finished: {f}" for f in folders]
+    lines += (
+        [f"finished: {many(len(folders), 'experiment')}"] if short and folders else [f"finished: {f}" for f in folders]
+    )
     return "\n".join(lines)
 
 
 def _listed(found: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
     """A line per step, and why it is as it is below it, each reason once."""
-    shared = [f"{row['cells']} cell{'s' * (row['cells'] > 1)}" if several else "" for row in found]
+    shared = [many(row["cells"], "cell") if several else "" for row in found]
     gpus = ["GPU" if several and row["gpus"] and row["state"] != "done" else "" for row in found]
     rows = zip(found, shared, gpus, strict=True)
     table = aligned([(r["state"], r["stage"], r["label"], cells, gpu, r["work"]) for r, cells, gpu in rows])
     indent = " " * (max((len(row["state"]) for row in found), default=0) + 2)
     lines, told = [], {""}
     for row, line in zip(found, table, strict=True):
-        lines += [line] if row["note"] in told else [line, indent + row["note"]]
+        reasons = [row["note"], *_unlike(row)]
+        lines += [line, *(indent + reason for reason in reasons if reason not in told)]
         told.add(row["note"])
     return lines
 
@@ -240,7 +245,7 @@ def _reasons(plan: Plan, found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     others = (r["note"] for r in found if r["state"] in {"in progress", "failed"} and r["note"])
     notes = Counter([*unknown, *others])
     for note, count in notes.most_common(NOTES):
-        yield f"{note} ({count} step{'s' * (count > 1)})"
+        yield f"{note} ({many(count, 'step')})"
     if len(notes) > NOTES:
         yield f"... and {len(notes) - NOTES} more such reasons: clir plan --full"
 
@@ -276,7 +281,7 @@ def remarks(cells: Sequence[Planned], errors: Sequence[str], skipped: Sequence[C
         shown = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if numbers[8:] else "")
         yield f"cell{'s' if numbers[1:] else ''} {shown}: {said}"
     for constraint, count in Counter(cell.skipped for cell in skipped).items():
-        yield f"{count} combination{'s' * (count > 1)} left out: {constraint}"
+        yield f"{many(count, 'combination')} left out: {constraint}"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
@@ -312,37 +317,52 @@ def _documents(store: Store, step: Step) -> str:
     sources = [s for s in step.parents if s.stage in {"docs", "translate"} and store.folder(s)]
     if step.stage == "translate":
         sources = sources[:1]  # what is translated; a second one holds the provided translations
-    many = sum(store.record(s)["counts"].get("documents", 0) for s in sources)
-    return f"{many:.0f} documents" if many else "the documents"
+    count = sum(store.record(s)["counts"].get("documents", 0) for s in sources)
+    return many(count, "document") if count else "the documents"
 
 
 def _queries(store: Store, step: Step) -> str:
     topics = next((s for s in step.before if s.stage == "topics"), None)
     if topics is None or store.folder(topics) is None:
         return "the queries"
-    return f"{store.record(topics)['counts']['queries']:.0f} queries"
+    return many(store.record(topics)["counts"]["queries"], "query", "queries")
 
 
-def why_missing(store: Store, step: Step, finished: Sequence[Relative]) -> str:
-    """`like bm25_dt.demo.en-de-84fc20 but k1: 0.9 -> 1.2`: the closest finished step and how it differs, if in few fields."""
-    own, before = _fields(step.meaning), {store.key(s) for s in step.before}
-    found = [(differences(fields, own), len(before ^ sources), name) for name, fields, sources in finished]
-    close = [
-        (len(differing), others, name, differing) for differing, others, name in found if 0 < len(differing) <= CLOSE
+def unlike(store: Store, step: Step, finished: Sequence[Relative]) -> dict[str, Any] | None:
+    """The closest finished step, the fields in which a missing one differs from it, and whether it is made from others; None if too many.
+
+    Of equally close ones, one that is called alike.
+    """
+    own, before, called = _fields(step.meaning), {store.key(s) for s in step.before}, _method(step.label)
+    found = [
+        (len(fields), len(before ^ sources), _method(name) != called, name, fields)
+        for name, theirs, sources in finished
+        if 0 < len(fields := differing(theirs, own)) <= CLOSE
     ]
-    if not close:
-        return ""
-    _, others, name, differing = min(close)
-    return f"like {name} but {', '.join(differing)}" + ("; and the steps before it differ" if others else "")
+    if not found:
+        return None
+    _, others, _, name, fields = min(found, key=lambda relative: relative[:4])
+    return {"step": name, "fields": fields, "other_parents": bool(others)}
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """`k1: 0.9 -> 1.2` for every field in which two steps differ."""
-    return [
-        f"{key}: {a.get(key, '(absent)')} -> {b.get(key, '(absent)')}"
-        for key in dict.fromkeys([*a, *b])
-        if a.get(key, "(absent)") != b.get(key, "(absent)")
-    ]
+def _method(label: str) -> str:
+    """`bm25_dt` of `bm25_dt[k1=1.2].demo.en-de`."""
+    return re.split(r"[\[.]", label)[0]
+
+
+def _unlike(row: Mapping[str, Any]) -> list[str]:
+    """How a missing step differs from its closest relative, a line per field."""
+    if (found := row["unlike"]) is None:
+        return []
+    lines = [f"differs from {found['step']}, which is done:"]
+    lines += [f"  {name}: {before} -> {now}" for name, (before, now) in found["fields"].items()]
+    return [*lines, *(["  and in what it is made from"] if found["other_parents"] else [])]
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Every field in which two steps differ, with its two values."""
+    pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in dict.fromkeys([*a, *b])}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _fields(meaning: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,20 +382,40 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 # Why two differ -------------------------------------------------------------------------------------------------------
 
 
-def why(a: str, b: str, root: Path) -> str:
-    """How two steps or two experiments differ: the fields of their identities, stage by stage."""
+def why(a: str, b: str, root: Path) -> list[dict[str, Any]]:
+    """How two steps or two experiments differ, stage by stage: a record per step that both have, or per two that may be compared.
+
+    `fields` are those of their identities that differ; `a` or `b` is None where only the other side has such a step.
+    """
     left, right = _records(a, root), _records(b, root)
     shared = {r["key"] for r in left} & {r["key"] for r in right}
-    lines = [f"{r['stage']} {r['label']}: the same ({r['key']})" for r in left if r["key"] in shared]
+    found = [_pair(r, r) for r in left if r["key"] in shared]
     for kind in dict.fromkeys(_kind(r) for r in [*left, *right]):
         sides = [[r for r in side if _kind(r) == kind and r["key"] not in shared] for side in (left, right)]
-        for mine, yours in zip_longest(*sides):
-            if mine is None or yours is None:
-                lines.append(f"{kind[0]} {(mine or yours)['label']}: only in {a if mine else b}")
-                continue
+        found += [_pair(*both) for both in zip_longest(*sides)]
+    return found
+
+
+def _pair(mine: Mapping[str, Any] | None, yours: Mapping[str, Any] | None) -> dict[str, Any]:
+    sides = [r and {"label": r["label"], "key": r["key"]} for r in (mine, yours)]
+    fields = differing(_fields(mine["meaning"]), _fields(yours["meaning"])) if mine and yours else {}
+    stage = (mine or yours or {})["stage"]
+    return {"stage": stage, "a": sides[0], "b": sides[1], "same": sides[0] == sides[1], "fields": fields}
+
+
+def why_text(found: Sequence[Mapping[str, Any]], a: str, b: str) -> str:
+    """The same for people."""
+    lines = []
+    for row in found:
+        stage, mine, yours = row["stage"], row["a"], row["b"]
+        if mine is None or yours is None:
+            lines.append(f"{stage} {(mine or yours)['label']}: only in {a if mine else b}")
+        elif row["same"]:
+            lines.append(f"{stage} {mine['label']}: the same ({mine['key']})")
+        else:
             labels = list(dict.fromkeys([mine["label"], yours["label"]]))
-            lines.append(f"{kind[0]} {' -> '.join(labels)}: {mine['key']} -> {yours['key']}")
-            own = differences(_fields(mine["meaning"]), _fields(yours["meaning"]))
+            lines.append(f"{stage} {' -> '.join(labels)}: {mine['key']} -> {yours['key']}")
+            own = [f"{name}: {x} -> {y}" for name, (x, y) in row["fields"].items()]
             lines += [f"  {d}" for d in own or ["its own fields are equal: what it is made from differs"]]
     return "\n".join(lines)
 

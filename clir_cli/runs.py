@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.progress import say
 from clir_cli.types import Run
 
@@ -221,12 +221,13 @@ def read_trec(
     order: Literal["score", "rank", "any"] = "score",
     duplicates: Literal["error", "first"] = "error",
     tie_break: TieBreak = "doc_id",
+    option: str = "",
 ) -> Run:
     """Read a TREC run (gz too; blanks or tabs; ranks from 0 or 1) ordered by score as trec_eval orders it.
 
     With `order="score"` a file whose rank column disagrees is refused; `"rank"` follows the rank column, `"any"` trusts
     the score. A document listed twice for a query is refused, or the first line kept and the others counted. Raises
-    DataError with file, line, found and valid.
+    DataError with file, line, found and valid; `option` stands before the names of these two where the user gives them.
     """
     rows = _columns(path)
     with np.errstate(over="ignore"):  # trec_eval keeps scores as float32
@@ -244,10 +245,10 @@ def read_trec(
         line, row = rows.index[again][0], rows[again].iloc[0]
         raise DataError(
             f"{path}:{line}: document {row['doc_id']!r} is listed twice for query {row['query_id']!r} ({again.sum()} such lines)\n"
-            "  duplicates=first keeps the first"
+            f"  {option}duplicates=first keeps the first"
         )
     if again.any():
-        say(f"{path}: {again.sum()} lines list a document again for its query; the first counts")
+        say(f"{path}: {many(again.sum(), 'line lists', 'lines list')} a document again for its query; the first counts")
     rows = rows.assign(score=scores.astype(float), rank=ranks.astype(int), at=pd.factorize(rows["query_id"])[0])[~again]
     given = rows.sort_values(["at", "rank"], kind="stable")
     if order == "rank":
@@ -258,7 +259,7 @@ def read_trec(
         row = given.iloc[int(np.flatnonzero(differs)[0])]
         raise DataError(
             f"{path}:{row.name}: the rank column disagrees with the scores (first at query {row['query_id']!r}, rank {row['rank']}, document {row['doc_id']!r})\n"
-            "  order=rank follows the ranks, order=any the scores (what trec_eval does)"
+            f"  {option}order=rank follows the ranks, {option}order=any the scores (what trec_eval does)"
         )
     return run
 

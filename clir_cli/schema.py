@@ -93,7 +93,12 @@ def _problems(cls: type[Any], path: str, error: Any, absent: list[str]) -> Itera
                 yield Problem(where, _mandatory(cls, loc[0]))
         elif (where, e["msg"]) not in seen:
             seen.add((where, e["msg"]))
-            yield Problem(where, f"{e['msg'][0].lower()}{e['msg'][1:]}, got {_short(e['input'])}")
+            said = (
+                "should be a list, such as [a, b]"
+                if e["type"] == "tuple_type"
+                else f"{e['msg'][0].lower()}{e['msg'][1:]}"
+            )
+            yield Problem(where, f"{said}, got {_short(e['input'])}")
 
 
 def _mandatory(cls: type[Any], name: str) -> str:

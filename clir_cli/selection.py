@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clir_cli.config import Config
 from clir_cli.docstore import hashed
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.progress import say
 from clir_cli.types import Doc, Qrel, Query
 
@@ -35,7 +35,9 @@ def select(cfg: Config, queries: Sequence[Query]) -> list[Query]:
     else:
         wanted = chosen if isinstance(chosen, tuple) else ids_in(Path(chosen).expanduser())
         if absent := [i for i in wanted if i not in by_id]:
-            raise DataError(f"dataset.queries: {len(absent)} ids are no topics, for example {absent[0]!r}")
+            raise DataError(
+                f"dataset.queries: {many(len(absent), 'id is no topic', 'ids are no topics')}, for example {absent[0]!r}"
+            )
         kept = [q for q in by_id.values() if q.query_id in set(wanted)]
     if not kept and chosen == "judged" and by_id:
         raise DataError(

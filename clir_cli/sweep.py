@@ -9,7 +9,7 @@ from typing import Any
 
 from clir_cli import experiment, plan
 from clir_cli.compose import Cell
-from clir_cli.errors import ClirError, ConfigError
+from clir_cli.errors import ClirError, ConfigError, many
 from clir_cli.files import write_json
 from clir_cli.launchers.outcome import STATES, Outcome, said
 from clir_cli.plan import Plan
@@ -106,4 +106,4 @@ def text(outcomes: Sequence[Outcome], skipped: Sequence[Cell] = ()) -> Iterator[
 def counted(outcomes: Sequence[Outcome]) -> str:
     """`12 cells: 10 done, 2 failed`."""
     counts = {s: sum(o.status == s for o in outcomes) for s in STATES}
-    return f"{len(outcomes)} cell{'s' * (len(outcomes) != 1)}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    return f"{many(len(outcomes), 'cell')}: " + ", ".join(f"{n} {s}" for s, n in counts.items() if n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from clir_cli.steps import Step
     from clir_cli.store import At
 
+VIEWS = ("original", "query_lang", "doc_lang")
 CHUNK = 1000  # documents that are looked up in the other languages at once
 
 
@@ -48,6 +50,11 @@ def targets(view: str | Sequence[str], own: str, query_lang: str, doc_langs: Seq
             found.append(query_lang)
         elif name == "doc_lang":
             found += doc_langs
+        elif near := difflib.get_close_matches(name, VIEWS, 1, 0.7):
+            raise ConfigError(
+                f"{name!r} is no view; did you mean {near[0]}? There are {', '.join(VIEWS)} and language codes "
+                "(retrieve.query, retrieve.doc, rerank.query, rerank.doc)"
+            )
         else:
             found.append(language(name).code)
     if not found:

@@ -230,10 +230,10 @@ COUNTED: dict[str, tuple[str, str, str, str, dict[str, float], str]] = {
     ),
     "HC4 topics of which one is in another language": (
         "hc4", "topics", "hc4.jsonl", line(topic_id="1", topics=[HC4]) + line(topic_id="2", topics=[{**HC4, "lang": "fas"}]),
-        {"queries": 1, "empty": 0}, "1 of 2 topics have no version in 'en' and are left out",
+        {"queries": 1, "empty": 0}, "1 of 2 topics without a version in 'en': left out",
     ),
     "qrels that say a thing twice": (
-        "sgml", "qrels", "qrels.hi.txt", "1 0 d0 1\n1 0 d0 1\n", {"judgments": 1}, "1 judgments stand there twice, with the same grade",
+        "sgml", "qrels", "qrels.hi.txt", "1 0 d0 1\n1 0 d0 1\n", {"judgments": 1}, "1 judgment stands there twice, with the same grade",
     ),
     "qrels with negative grades": ("sgml", "qrels", "qrels.hi.txt", "1 0 d0 -2\n2 0 d1 1\n", {"judgments": 2}, ""),
     "a byte order mark and no last line break": (
@@ -259,7 +259,7 @@ def test_what_is_odd_is_refused_or_dropped_where_the_options_say_so(formats: For
     assert "'d2'" in formats.refused("sgml", "docs", "dataset.on_duplicate=first", "dataset.on_empty=error")
     formats.save("topics.en.txt", TOPIC.format(1, 1) + "<top>\n<num>2</num>\n</top>\n")
     assert formats.read("sgml", "topics", "dataset.on_empty=drop") == {"queries": 1, "empty": 1}
-    assert "1 topics without text; dataset.on_empty=warn keeps them" in formats.refused(
+    assert "1 topic without text; dataset.on_empty=warn keeps them" in formats.refused(
         "sgml", "topics", "dataset.on_empty=error"
     )
 

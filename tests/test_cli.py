@@ -81,7 +81,9 @@ def test_a_plan_says_what_is_missing_and_then_done(clir: Clir) -> None:
 def test_a_missing_step_says_how_its_closest_relative_differs(shared_clir: Clir) -> None:
     shared_clir.experiment()
     said = shared_clir("plan", "retriever.k1=1.21").stdout
-    assert "like bm25_dt.demo.en-de-" in said and "but k1: 0.9 -> 1.21\n" in said
+    lines = said.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if "differs from bm25_dt.demo.en-de-" in line]
+    assert lines[at].endswith(", which is done:") and lines[at + 1].strip() == "k1: 0.9 -> 1.21"
     assert "6 steps: 5 done, 1 to make" in said
 
 
@@ -142,7 +144,29 @@ def test_a_plan_for_machines_has_cells_and_steps(shared_clir: Clir) -> None:
     )
     assert [c["cell"] for c in found["cells"]] == [1, 2, 3, 4] and found["cells"][3]["same_as"] == 3
     assert "no analyser" in found["cells"][0]["error"] and found["cells"][2]["error"] is None
-    assert {"stage", "label", "key", "state", "note", "work", "cells", "gpus", "loads"} == set(found["steps"][0])
+    assert {"stage", "label", "key", "state", "note", "unlike", "work", "cells", "gpus", "loads"} == set(
+        found["steps"][0]
+    )
+
+
+def test_what_a_program_reads_is_json(shared_clir: Clir) -> None:
+    one = shared_clir.experiment()
+    said = json.loads(shared_clir("check", "--json").stdout)
+    assert said == {"experiment": "bm25_dt", "models": None}
+    targets = json.loads(shared_clir("reproduce", "--list", "--json", "xquad_bm25").stdout)
+    assert [(t["target"], t["numbers"], t["status"]) for t in targets] == [("xquad_bm25", 54, "verified")]
+    (cell,) = json.loads(shared_clir("table", "--json", str(one)).stdout)["cells"]
+    value = next(r["value"] for r in rows(one / "metrics.csv") if r["measure"] == "nDCG@10")
+    assert (cell["row"], cell["column"]) == ({"retriever": "bm25_dt", "reranker": "none"}, "en-de")
+    assert cell["value"] == float(value) and cell["experiments"] == [f"{one.parent.name}/{one.name}"]
+    assert "choose one" in shared_clir("table", "--json", "--format", "latex", str(one), code=2).stderr
+
+
+def test_a_table_keeps_its_marks_where_the_locale_has_no_letters_for_them(shared_clir: Clir) -> None:
+    one = shared_clir.experiment("reranker=oracle")
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = ("table", str(one), "--stage", "first_stage,final", "--rows", "stage", "--baseline", "first_stage")
+    assert "▲" in shared_clir(*command, env=bare).stdout == shared_clir(*command).stdout
 
 
 def test_why_names_the_fields_of_two_steps_and_of_two_experiments(shared_clir: Clir) -> None:
@@ -161,6 +185,8 @@ def test_why_names_the_fields_of_two_steps_and_of_two_experiments(shared_clir: C
         f"retrieve bm25_dt.demo.en-de -> bm25_dt[k1=1.2].demo.en-de: {steps[0]} -> {steps[1]}",
         "  k1: 0.9 -> 1.2",
     ]
+    (found,) = json.loads(shared_clir("why", "--json", *steps).stdout)
+    assert found["fields"] == {"k1": [0.9, 1.2]} and found["a"]["key"] == steps[0] and not found["same"]
     assert "the same" in shared_clir("why", key(one), key(one)).stdout
     assert "no key" in shared_clir("why", key(one), "nowhere", code=2).stderr
 
@@ -255,14 +281,14 @@ def test_ranks_that_disagree_with_scores_are_refused_unless_told(clir: Clir, tie
 def test_a_document_listed_twice_is_refused_unless_told(clir: Clir, tied: list[str]) -> None:
     (clir.folder / "run.trec").write_text("q1 Q0 c 1 3.0 x\nq1 Q0 b 2 2.0 x\nq1 Q0 c 3 1.0 x\nq2 Q0 a 1 1.0 x\n")
     refused = clir(*tied, code=2)
-    assert "'c' is listed twice" in refused.stderr and "--duplicates first" in refused.stderr
+    assert "'c' is listed twice" in refused.stderr and "--duplicates=first" in refused.stderr
     assert "0.2500" in clir(*tied, "--measures", "RR", "--duplicates", "first").stdout
     assert "go with --qrels" in clir("evaluate", "run.trec", "--duplicates", "first", code=2).stderr
 
 
 def test_an_option_of_evaluate_is_named_as_it_is_typed(clir: Clir, tied: list[str]) -> None:
     (clir.folder / "run.trec").write_text("q1 Q0 a 1 1.0 x\nq1 Q0 b 2 2.0 x\n")
-    assert "--order rank follows the ranks, --order any the scores" in clir(*tied, code=2).stderr
+    assert "--order=rank follows the ranks, --order=any the scores" in clir(*tied, code=2).stderr
 
 
 def test_a_run_of_other_topics_is_refused_and_a_part_of_them_is_told(clir: Clir, tied: list[str]) -> None:
@@ -332,6 +358,7 @@ def test_a_table_shows_what_metrics_csv_says(shared_clir: Clir, sweep: Path) -> 
 
 def test_two_values_in_one_cell_name_what_differs(shared_clir: Clir, sweep: Path) -> None:
     said = shared_clir("table", str(sweep), "--rows", "retriever", code=2)
+    assert "--where KEY=VALUE" in said.stderr
     assert "2 values in one cell" in said.stderr and "reranker (none, oracle)" in said.stderr and not said.stdout
     assert "0." in shared_clir("table", str(sweep), "--rows", "retriever", "--agg", "mean").stdout
     assert "0." in shared_clir("table", str(sweep), "--rows", "retriever", "--where", "reranker=none").stdout

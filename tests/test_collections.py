@@ -199,7 +199,7 @@ def test_neuclir_documents_are_read_from_the_hub_s_files(elsewhere: Path) -> Non
     docs = list(preset("neuclir22").read_docs("fa"))
     assert len(docs) == 5 and docs[2] == Doc("id-2", {"title": "عنوان 2", "text": "متن 2"}, "fa")
     with pytest.raises(
-        DataError, match=r"this machine is offline and lacks 1 files of the hub dataset neuclir/neuclir1"
+        DataError, match=r"this machine is offline and lacks 1 file of the hub dataset neuclir/neuclir1"
     ):
         list(preset("neuclir22").read_docs("ru"))
 

@@ -281,6 +281,7 @@ def test_cells_do_not_share_what_is_set_on_one() -> None:
         ("depth=5", "'depth' is neither a group nor a node; did you mean retrieve.depth or rerank.depth?"),
         ("rerank.repeat=-1", "rerank: repeat and seed must be at least 0, got -1 and 0"),
         ("evaluate.measures=[zork]", "evaluate: measure 'zork' is unknown"),
+        ("evaluate.measures=AP", "evaluate.measures: should be a list, such as [a, b], got 'AP'"),
         ("retriever.k1=nan", "retriever.k1: input should be a finite number, got nan"),
         (
             "retrieve.doc_translator={file: x}",

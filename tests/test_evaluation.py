@@ -401,7 +401,7 @@ def test_a_pair_judged_twice_alike_counts_once_and_is_said(tmp_path, capsys):
     path = tmp_path / "q.txt"
     path.write_text("1 0 a 1\n1 0 b 0\n1 0 a 1\n")
     assert read_qrels(path) == [Qrel("1", "a", 1), Qrel("1", "b", 0)]
-    assert "1 judgments stand there twice" in capsys.readouterr().err
+    assert "1 judgment stands there twice" in capsys.readouterr().err
 
 
 def test_two_hundred_thousand_judgments_are_read_in_a_moment(tmp_path):

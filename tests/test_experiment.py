@@ -197,11 +197,14 @@ def test_a_run_file_is_a_first_stage_like_any_other(shared_clir: Clir) -> None:
     )
 
 
-def test_a_run_file_with_a_document_that_does_not_exist_is_refused(shared_clir: Clir) -> None:
+def test_a_run_file_with_a_strange_document_or_order_is_refused(shared_clir: Clir) -> None:
     bad = shared_clir.folder / "bad.trec"
     bad.write_text("t01 Q0 de-nowhere-9 1 3.5 x\n")
     done = shared_clir("run", "retriever=run_file", f"retriever.path={bad}", code=2)
-    assert "de-nowhere-9" in done.stderr and "Traceback" not in done.stderr
+    assert "1 document is not in the collection, for example 'de-nowhere-9'" in done.stderr
+    bad.write_text("t01 Q0 de-tides-1 2 3.5 x\nt01 Q0 de-tides-2 1 3.4 x\n")
+    said = shared_clir("run", "retriever=run_file", f"retriever.path={bad}", code=2).stderr
+    assert "retriever.order=rank follows the ranks" in said, "the option as it is given there"
 
 
 def test_more_measures_rank_nothing_again(clir: Clir) -> None:

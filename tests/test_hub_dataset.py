@@ -296,7 +296,7 @@ def test_offline_every_missing_file_is_named_with_its_repository_and_commit(cach
     with pytest.raises(MissingData) as caught:
         preset("miracl").read_qrels("qrels")
     message = str(caught.value)
-    assert f"lacks 1 files of the hub dataset miracl/miracl at {COMMIT}" in message
+    assert f"lacks 1 file of the hub dataset miracl/miracl at {COMMIT}" in message
     assert (
         f"hf download miracl/miracl --repo-type dataset --revision {COMMIT} miracl-v1.0-sw/qrels/qrels.miracl"
         in message

@@ -42,7 +42,7 @@ def shown(folder: Path, text: Text = ENGLISH, task: Any = "document", **fields: 
 
 def checked(*overrides: str) -> str:
     (cell,) = compose.cells(overrides)
-    return "\n".join(model_check.lines(config.built(cell.plain)))
+    return "\n".join("\n".join(lines) for lines in model_check.models(config.built(cell.plain)))
 
 
 def test_a_retriever_is_shown_with_an_example_of_each_side_of_the_dataset() -> None:

@@ -84,7 +84,7 @@ def test_ids_that_do_not_fit_their_vectors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds 99 ids, and .* 100 vectors"):
         index(retriever, texts(DOCS), tmp_path)
     (tmp_path / "docs.en.txt").write_text("\n".join([*ids[:-1], ids[3]]))
-    with pytest.raises(DataError, match=f"1 ids stand there twice, for example {ids[3]!r}"):
+    with pytest.raises(DataError, match=f"1 id stands there twice, for example {ids[3]!r}"):
         index(retriever, texts(DOCS), tmp_path)
 
 

@@ -180,7 +180,7 @@ def test_how_many_query_terms_have_translations_is_said(tmp_path: Path, capsys: 
     rank(psq, tmp_path / "index", [text("q1", "en", "old house tree"), text("q2", "en", "tree")])
     said = capsys.readouterr().err
     assert "psq en-de: 4 translations of 2 terms into 4, from table.json" in said
-    assert "psq en-de: 2 of 4 query terms have translations (50.0 %); 1 queries have none: q2" in said
+    assert "psq en-de: 2 of 4 query terms have translations (50.0 %); 1 query has none: q2" in said
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

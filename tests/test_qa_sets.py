@@ -340,7 +340,7 @@ def test_xor_tydi_judges_what_holds_an_answer(passages: Path, capsys: pytest.Cap
         Qrel("1", "p3", 1), Qrel("3", "p1", 1), Qrel("3", "p3", 1), Qrel("4", "p1", 0),
     ]  # fmt: skip
     said = capsys.readouterr().err
-    assert "1 of 3 questions have no answer in the collection; they count" in said
+    assert "1 of 3 questions without an answer in the collection: counted" in said
     assert "1 questions are answered by yes or no only and are left out" in said
 
 

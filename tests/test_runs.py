@@ -386,7 +386,7 @@ def test_the_first_of_a_documents_lines_can_be_kept_and_the_others_are_counted(t
     path = tmp_path / "run.trec"
     path.write_text("q Q0 a 1 3 t\nq Q0 b 2 2 t\nq Q0 a 3 1 t\n")
     assert docs(read_trec(path, duplicates="first")) == ["a", "b"]
-    assert "1 lines list a document again" in capsys.readouterr().err
+    assert "1 line lists a document again" in capsys.readouterr().err
 
 
 def test_three_hundred_thousand_rows_are_written_read_and_fused_in_seconds(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html.parser
+import json
 import math
 import re
 import statistics
@@ -320,6 +321,23 @@ def test_both_directions_are_marked_against_the_own_first_stage(runs):
         "better/worse than the row's own first stage: two-sided paired t-test, p < 0.05, Holm within a column, family of 3 tests"
         in text
     )
+
+
+def test_json_holds_every_cell_unrounded_with_its_tests(runs):
+    for name, scores in {"base": LOW, "new": HIGH}.items():
+        runs.add(scores, retriever=name)
+    said = {
+        key: table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], format=key) for key in ("json", "csv")
+    }
+    found, csv_row = json.loads(said["json"]), as_csv(said["csv"])["new"]
+    base, new = found["cells"]
+    (column,) = found["columns"]
+    assert (base["row"], new["row"], base["tests"]) == ({"retriever": "base"}, {"retriever": "new"}, [])
+    (test,) = new["tests"]
+    assert [new["value"], test["p"], test["difference"]] == [
+        float(csv_row[column + end]) for end in ("", " p", " difference")
+    ]
+    assert new["best"] and test["sign"] == 1 and any("Holm" in note for note in found["notes"])
 
 
 def test_p_values_are_corrected_within_a_column_as_statsmodels_corrects_them(runs):

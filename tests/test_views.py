@@ -43,6 +43,8 @@ def test_a_query_seen_in_the_documents_languages_of_a_pool_is_shown_in_each() ->
 
 
 def test_a_view_that_names_no_language_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'querylang' is no view; did you mean query_lang"):
+        targets("querylang", "de", "en", ["de"])
     with pytest.raises(LanguageError, match="'english' is not a language code"):
         targets("english", "de", "en", ["de"])
     with pytest.raises(ConfigError, match="a view needs at least one of original"):

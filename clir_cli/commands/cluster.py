@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clir_cli.commands.common import Json, Runs, folded, root
-from clir_cli.errors import RunError
+from clir_cli.errors import RunError, many
 
 Sweep = Annotated[
     str | None,
@@ -84,4 +84,4 @@ def cancel(sweep: Sweep = None, runs: Runs = None) -> None:
 
     found = jobs.campaign(jobs.find(sweep, root(runs)))
     count = jobs.cancel(found)
-    print(f"{count} job{'s' * (count != 1)} cancelled; finished shards are kept: the same `clir run` goes on from them")
+    print(f"{many(count, 'job')} cancelled; finished shards are kept: the same `clir run` goes on from them")

@@ -216,35 +216,44 @@ def _sweep(
 def why(
     a: Annotated[str, typer.Argument(metavar="A", help="An experiment or step: its folder, or the beginning of its key.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
-    runs: Runs = None,
+    runs: Runs = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Say in which fields two steps or two experiments differ.
 
     clir why runs/demo.en-de/A runs/demo.en-de/B
     """
     from clir_cli import plan as plans
+    from clir_cli.verbs import listing
 
-    print(plans.why(a, b, root(runs)))
+    found = plans.why(a, b, root(runs))
+    print(listing.dumps(found) if as_json else plans.why_text(found, a, b))
 
 
 def check(
     overrides: Overrides = None, config_dir: ConfigDir = None, runs: Runs = None, config: ConfigFile = None,
     load: Annotated[bool, typer.Option("--load", help="Load the models too, and show token by token what each is given.")] = False,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Check a configuration; with --load its models too.
 
     clir check --load retriever=labse
     """
     from clir_cli import progress
+    from clir_cli.verbs import listing
 
     plan = planned(composed(overrides, False, None, config_dir, config), root(runs), eager=False)
     raise_single(plan)
     experiment = plan.cells[0].experiment
     assert experiment is not None
-    if not load:
-        print("the configuration fits; --load shows what its models are given")
-        return
-    from clir_cli.verbs import model_check
+    found: list[list[str]] = []
+    if load:
+        from clir_cli.verbs import model_check
 
-    with progress.silence(True):
-        print("\n".join(model_check.lines(experiment.cfg)))
+        with progress.silence(True):
+            found = model_check.models(experiment.cfg)
+    if as_json:
+        print(listing.dumps({"experiment": experiment.name, "models": found if load else None}))
+    elif load:
+        print("\n\n".join("\n".join(lines) for lines in found))
+    else:
+        print("the configuration fits; --load shows what its models are given")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clir_cli.commands.common import ConfigDir, Json, Runs, root
-from clir_cli.errors import ConfigError, RunError
+from clir_cli.errors import ConfigError, RunError, many
 
 
 def reproduce(
@@ -35,10 +35,13 @@ def reproduce(
     chosen = [reproduction.read(known[name]) for name in names]
     if show:
         rows = [
-            (t.name, f"{sum(len(r.expected) for r in t.rows)} numbers", "quoted" * t.quoted, t.status, t.title)
+            (t.name, many(sum(len(r.expected) for r in t.rows), "number"), "quoted" * t.quoted, t.status, t.title)
             for t in chosen
         ]
-        print(*aligned(rows, right=(1,)), sep="\n")
+        listed = (
+            listing.dumps([reproduction.about(t) for t in chosen]) if as_json else "\n".join(aligned(rows, right=(1,)))
+        )
+        print(listed)
         return
     sections = []
     for findings in reproduction.reproduce(chosen, root(runs), config_dir or [], more):

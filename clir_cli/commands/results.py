@@ -93,6 +93,7 @@ def table(
     preset: Annotated[str | None, typer.Option(metavar="NAME", help="zuo2025: retriever x reranker x original/translated by pair, with marks.")] = None,
     fmt: Annotated[Literal["markdown", "latex", "csv", "html"], typer.Option("--format", help="What is printed.")] = "markdown",
     digits: Annotated[int | None, typer.Option(metavar="N", min=0, max=17, help="Decimals shown; 4 unless given.")] = None,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Print one measure of many experiments as a table.
 
@@ -100,13 +101,17 @@ def table(
     """
     from clir_cli import tables
 
+    if as_json and fmt != "markdown":
+        raise ConfigError(f"--json and --format {fmt}: choose one")
     asked = tables.settings(
         preset, rows=names(rows) if rows is not None else None, cols=names(cols) if cols is not None else None,
         stage=stage, baselines=baseline, digits=digits,
     )  # fmt: skip
-    print(_readable(tables.table(
-        sources, measure=measure, where=where or [], correction=correction, test=test, tests=tests, agg=agg, format=fmt, **asked,
-    )))  # fmt: skip
+    text = tables.table(
+        sources, measure=measure, where=where or [], correction=correction, test=test, tests=tests, agg=agg,
+        format="json" if as_json else fmt, **asked,
+    )  # fmt: skip
+    print(text if as_json else _readable(text))
 
 
 def diff(

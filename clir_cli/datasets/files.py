@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Once, Source, TestCollection, united
-from clir_cli.errors import ConfigError, DataError, MissingData
+from clir_cli.errors import ConfigError, DataError, MissingData, many
 from clir_cli.evaluation import read_qrels
 from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
 from clir_cli.progress import say
@@ -212,7 +212,9 @@ class Files(TestCollection):
         if lang not in langs and not self._tells_languages(part):
             raise ConfigError(
                 f"dataset.{part} has none in {lang!r}: {self._template(part)!r} holds no {{lang}} and "
-                f"dataset.{part}_columns no lang, so all of it is in {'+'.join(langs)}"
+                f"dataset.{part}_columns no lang, so all of it is in {'+'.join(langs)}\n"
+                "  If you have no translation, choose what makes one (translator=..., see `clir configs translator`), or a first stage\n"
+                "  that needs none: retriever=bm25, or an encoder of both languages (`clir configs retriever`)"
             )
 
     def _check_plain_topics(self, lang: str, source: str | None) -> None:
@@ -480,9 +482,11 @@ def _hc4_topics(table: Table, lang: str, source: str | None, once: Once) -> list
     if not found:
         raise DataError(f"{table.path}: no topics in {lang!r}")
     for name, count in lacking.items():
-        say(f"{table.path}: {count} topics have no {name} in {lang!r}, though the original has one")
+        say(
+            f"{table.path}: {many(count, 'topic has', 'topics have')} no {name} in {lang!r}, though the original has one"
+        )
     if absent:
-        say(f"{table.path}: {absent} of {absent + len(found)} topics have no version in {lang!r} and are left out")
+        say(f"{table.path}: {absent} of {many(absent + len(found), 'topic')} without a version in {lang!r}: left out")
     return found
 
 

@@ -16,7 +16,7 @@ from clir_cli.datasets import download, places
 from clir_cli.datasets.collection import Source
 from clir_cli.datasets.hub import Hub, Part
 from clir_cli.datasets.rows import Rows
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ConfigError, many
 from clir_cli.evaluation import read_qrels
 from clir_cli.files import write_text
 from clir_cli.progress import say, track
@@ -121,7 +121,7 @@ class OpenQuestions(Hub):
                 yield Qrel(query_id, doc.doc_id, 1)
         if left:
             say(
-                f"{len(left)} of {len(answers)} questions have no answer in the collection; they count, with nothing to find"
+                f"{len(left)} of {many(len(answers), 'question')} without an answer in the collection: counted, with nothing to find"
             )
         yield from (Qrel(query_id, first, 0) for query_id in left)
 

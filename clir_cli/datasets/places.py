@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from clir_cli.datasets import download
-from clir_cli.errors import DataError, MissingData
+from clir_cli.errors import DataError, MissingData, many
 from clir_cli.models import hub
 from clir_cli.text.languages import language
 
@@ -155,7 +155,7 @@ def _to_fetch(option: str, repo: str, commit: str, names: Sequence[str]) -> str:
     named = " ".join(names[:20]) + (f" ... ({len(names)} files)" if len(names) > 20 else "")
     cache = hub.cache_folder()
     return (
-        f"{option}: this machine is offline and lacks {len(names)} files of the hub dataset {repo} at {commit}\n"
+        f"{option}: this machine is offline and lacks {many(len(names), 'file')} of the hub dataset {repo} at {commit}\n"
         f"  with a network:    hf download {repo} --repo-type dataset --revision {commit} {named}\n"
         f"                     or the same command as `clir prefetch`, without HF_HUB_OFFLINE and CLIR_OFFLINE\n"
         f"  without a network: copy the folder datasets--{repo.replace('/', '--')} of another machine's hub cache to {cache}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clir_cli.errors import RunError
+from clir_cli.errors import RunError, many
 from clir_cli.launchers import frozen, queue
 from clir_cli.launchers.campaign import ENDED, Campaign, Record, Registry
 from clir_cli.launchers.jobs import Job, Packing, jobs, whole
@@ -63,7 +63,7 @@ class Slurm(Packing):
                 self._queue(campaign, tries)
                 if self.detach:
                     left = len(campaign.to_queue())
-                    room = f"; {left} steps wait until the same command finds room (launcher.max_jobs={self.max_jobs})"
+                    room = f"; {many(left, 'step waits', 'steps wait')} until the same command finds room (launcher.max_jobs={self.max_jobs})"
                     say(f"go on with {verbs}{room if left else ''}")
                     return campaign.outcomes(write=False)
                 self._tell(campaign, told, finished)
@@ -139,9 +139,7 @@ class Slurm(Packing):
             tries.update({step: tries.get(step, 0) + 1 for step in steps})
             campaign.queued |= {job: queue.Seen("PENDING") for job in ids.values()}
             if planned:
-                say(
-                    f"{len(planned)} job{'s' * (len(planned) != 1)} queued for {len(steps)} step{'s' * (len(steps) != 1)}"
-                )
+                say(f"{many(len(planned), 'job')} queued for {many(len(steps), 'step')}")
 
     def _submit(self, campaign: Campaign, job: Job, ids: Mapping[int, str], homes: Mapping[Step, int]) -> str:
         """Queue one job, after those that make what it is made from; its id."""
@@ -265,7 +263,7 @@ class Make:
         job.now(sweep).write_text(ENDED, encoding="utf-8")
         if not made:
             raise RunError("\n".join(said))  # what waits for this job need not begin
-        return f"{made} of {len(job.orders)} steps"
+        return f"{made} of {many(len(job.orders), 'step')}"
 
     def checkpoint(self, *arguments: Any) -> Any:
         """submitit's question what to queue again: the same."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from clir_cli import tables
-from clir_cli.errors import ClirError, ConfigError
+from clir_cli.errors import ClirError, ConfigError, many
 from clir_cli.experiment import read_rows
 from clir_cli.files import read_json
 
@@ -218,7 +218,7 @@ def _add_costs(report: Report, sources: Iterable[Path]) -> None:
         row.cost = _cost(by_experiment.get(row.experiment, []))
     report.total = _cost(list({line["step"]: line for e in shown for line in by_experiment.get(e, [])}.values()))
     if without := [row for row in report.rows if row.experiment not in by_experiment]:
-        report.left_out.append(f"costs of {len(without)} experiments: no costs.csv beside their metrics.csv")
+        report.left_out.append(f"costs of {many(len(without), 'experiment')}: no costs.csv beside their metrics.csv")
 
 
 def _cost(lines: Iterable[Mapping[str, str]]) -> Cost:
@@ -311,9 +311,9 @@ def _add_recall(report: Report) -> None:
         else:
             topics = report.scores(Series("", row, "final"), report.main)
             row.recall = recall(trec, {q: relevant.get(q, set()) for q in topics})
-    report.left_out += [f"recall by depth of {n} experiments: {why}" for why, n in lacking.items()]
+    report.left_out += [f"recall by depth of {many(n, 'experiment')}: {why}" for why, n in lacking.items()]
     if len(report.rows) > len(wanted):
-        report.left_out.append(f"recall by depth of all but the best {len(wanted)} experiments")
+        report.left_out.append(f"recall by depth of all but the best {many(len(wanted), 'experiment')}")
 
 
 def recall(trec: Path, relevant: Mapping[str, set[str]]) -> list[float]:

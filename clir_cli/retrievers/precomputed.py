@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clir_cli.errors import ConfigError, DataError, MissingData
+from clir_cli.errors import ConfigError, DataError, MissingData, many
 from clir_cli.lines import read_lines
 from clir_cli.retrievers.single_vector import SingleVector, Task
 from clir_cli.search.postprocess import unit
@@ -108,11 +108,15 @@ def _read(vectors: Path, ids: Path, *times: int) -> Table:
     found = _mapped(vectors)
     names = [name for _, name in read_lines(ids, "retriever.doc_ids, query_ids")]
     if len(names) != len(found):
-        raise DataError(f"{ids} holds {len(names)} ids, and {vectors} {len(found)} vectors: they must be row by row")
+        raise DataError(
+            f"{ids} holds {many(len(names), 'id')}, and {vectors} {many(len(found), 'vector')}: they must be row by row"
+        )
     rows = {name: row for row, name in enumerate(names)}
     if len(rows) != len(names):
         twice = next(name for row, name in enumerate(names) if rows[name] != row)
-        raise DataError(f"{ids}: {len(names) - len(rows)} ids stand there twice, for example {twice!r}")
+        raise DataError(
+            f"{ids}: {many(len(names) - len(rows), 'id stands', 'ids stand')} there twice, for example {twice!r}"
+        )
     return Table(rows, found)
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clir_cli.errors import DataError, LanguageError
+from clir_cli.errors import DataError, LanguageError, many
 from clir_cli.progress import say
 from clir_cli.search import inverted
 from clir_cli.text import analysis, translation_table
@@ -365,5 +365,9 @@ def _say_coverage(
         if own and not found:
             none.append(query.id)
     share = f" ({100 * translated / total:.1f} %)" if total else ""
-    named = f"; {len(none)} queries have none: {', '.join(none[:5])}{', ...' if none[5:] else ''}" if none else ""
+    named = (
+        f"; {many(len(none), 'query has', 'queries have')} none: {', '.join(none[:5])}{', ...' if none[5:] else ''}"
+        if none
+        else ""
+    )
     say(f"psq {query_lang}-{doc_lang}: {translated} of {total} query terms have translations{share}{named}")

@@ -23,4 +23,4 @@ class RunFile:
     def read(self, path: Path, tie_break: Literal["doc_id", "hash"]) -> Run:
         from clir_cli.runs import read_trec
 
-        return read_trec(path, self.order, self.duplicates, tie_break)
+        return read_trec(path, self.order, self.duplicates, tie_break, "retriever.")

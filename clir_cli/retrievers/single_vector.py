@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clir_cli.errors import ConfigError, DataError, LanguageError, RunError
+from clir_cli.errors import ConfigError, DataError, LanguageError, RunError, many
 from clir_cli.lines import read_lines
 from clir_cli.models import encoding
 from clir_cli.progress import say, track
@@ -285,7 +285,7 @@ class SingleVector:
         best = exact([ids[i] for i in some], encoded[some])
         counts = {f"recall_at_{k}": approximate.recall(run, best, k) for k in dict.fromkeys((min(10, depth), depth))}
         found = ", ".join(f"{value:.3f} of the exact top {name.split('_')[-1]}" for name, value in counts.items())
-        say(f"{self.faiss_factory or self.quantize} finds {found} ({len(some)} queries)")
+        say(f"{self.faiss_factory or self.quantize} finds {found} ({many(len(some), 'query', 'queries')})")
         return run, {**counts, "recall_queries": len(some)}
 
 

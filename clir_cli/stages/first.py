@@ -9,7 +9,7 @@ from typing import Any
 
 from clir_cli.config import Config
 from clir_cli.docstore import Docstore
-from clir_cli.errors import DataError, RunError
+from clir_cli.errors import DataError, RunError, many
 from clir_cli.files import read_json
 from clir_cli.progress import track
 from clir_cli.retrievers.expanded import Expanded
@@ -210,7 +210,7 @@ class FirstStages(Units):
             unknown = set(ids).difference(*(Docstore(at[step]).find(ids) for step in docs))
             if unknown:
                 raise DataError(
-                    f"{path}: {len(unknown)} documents are not in the collection, for example {min(unknown)!r}"
+                    f"{path}: {many(len(unknown), 'document is', 'documents are')} not in the collection, for example {min(unknown)!r}"
                 )
             missing = [q for q in wanted if q not in set(run["query_id"])]
             tell(

@@ -9,7 +9,7 @@ from typing import Any
 
 from clir_cli import reranking, selection
 from clir_cli.config import Config
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.rerankers.cascade import Cascade
 from clir_cli.rerankers.listwise import Listwise
 from clir_cli.rerankers.none import Keep
@@ -196,7 +196,7 @@ class Stages(FirstStages):
         absent = [(q, d) for q, ids in lists.items() for d in ids if d not in found]
         if absent:
             raise DataError(
-                f"{len(absent)} candidates have no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}"
+                f"{many(len(absent), 'candidate has', 'candidates have')} no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}"
             )
         documents = [Candidates(texts[q], [found[d][0] for d in ids]) for q, ids in lists.items() if q in texts]
         candidates = documents

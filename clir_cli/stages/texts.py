@@ -13,7 +13,7 @@ from clir_cli import selection, views
 from clir_cli.config import Config, known_revision
 from clir_cli.docstore import Docstore
 from clir_cli.docstore import write as write_docs
-from clir_cli.errors import ConfigError, DataError, LanguageError
+from clir_cli.errors import ConfigError, DataError, LanguageError, many
 from clir_cli.files import read_json
 from clir_cli.progress import say, track
 from clir_cli.stages.common import (
@@ -89,7 +89,9 @@ class Texts:
             filled = [q for q in queries if any(text.strip() for text in q.fields.values())]
             empty = len(queries) - len(filled)
             if empty and dataset.on_empty == "error":
-                raise DataError(f"{source.files[0]}: {empty} topics without text; dataset.on_empty=warn keeps them")
+                raise DataError(
+                    f"{source.files[0]}: {many(empty, 'topic')} without text; dataset.on_empty=warn keeps them"
+                )
             tell({"empty": empty}, f"{source.files[0]}", {"empty": f"topics without text ({dataset.on_empty})"})
             queries = filled if dataset.on_empty == "drop" else queries
             write_queries(queries, at.draft)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ConfigError, many
 from clir_cli.tables.reading import COUNTS, DASH, Results, Row, differing, spelled
 
 Label: TypeAlias = tuple[str, ...]  # the values of the row keys, or of the column keys
@@ -96,7 +96,9 @@ def _check_judgments(rows: Sequence[Row], keys: Sequence[str]) -> None:
         if any(experiments != first for experiments in others):
             raise ConfigError(
                 f"{' '.join(filter(None, part))}: not every experiment has the same judgments ("
-                + "; ".join(f"{name}: {len(experiments)} experiments" for name, experiments in judgments.items())
+                + "; ".join(
+                    f"{name}: {many(len(experiments), 'experiment')}" for name, experiments in judgments.items()
+                )
                 + ")\n  choose with --where judgments=NAME, put judgments into rows or cols, or add what is missing with "
                 "clir evaluate EXPERIMENTS --judgments NAME"
             )
@@ -132,7 +134,7 @@ def _cell(results: Results, at: tuple[Label, Label], rows: Sequence[Row], agg: A
         raise ConfigError(
             f"{count} values in one cell ({shown}); they differ in "
             f"{differing(results, twice[0] if twice and len(settings) == 1 else distinct)}\n"
-            "  put one of these into rows or cols, choose with where, or average with agg=mean or median"
+            "  put one of these into --rows or --cols, choose with --where KEY=VALUE, or average with --agg mean or median"
         )
     means = [statistics.fmean(float(row["value"]) for row in group) for group in settings.values()]
     weights: dict[Part, float] = defaultdict(float)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from clir_cli.errors import ConfigError, RunError
+from clir_cli.errors import ConfigError, RunError, many
 from clir_cli.significance import (
     CORRECTION_NAMES,
     CORRECTIONS,
@@ -191,7 +191,7 @@ def diff(
     family = _corrected([side.lines for side in sides], correction)
     means = _corrected([side.mean for side in sides], correction)
     how = f"{CORRECTION_NAMES[correction]} over" if correction != "none" else "not corrected,"
-    how += f" {family} test{'s' * (family != 1)}"
+    how += f" {many(family, 'test')}"
     how += f", and over the {means} of means" if means and correction != "none" else ""
     about = (
         f"p: {TEST_NAMES[test]} over topics, {how}; delta is against A, its 95 % interval by Student's t (not corrected); "
@@ -293,7 +293,7 @@ def _other_topics(joined: Joined, a: Results, b: Results) -> Iterator[str]:
         odd |= (mine.scores(a) or {}).keys() ^ (yours.scores(b) or {}).keys()
     if odd:
         few = ", ".join(sorted(odd)[:6]) + (", ..." if len(odd) > 6 else "")
-        yield f"{len(odd)} topics that only one side has ({few}); values are means over the common ones"
+        yield f"{many(len(odd), 'topic')} that only one side has ({few}); values are means over the common ones"
 
 
 def _means(name: str, lines: Sequence[Line], test: TestName) -> list[Line]:

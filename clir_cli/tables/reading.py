@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 
 Row: TypeAlias = Mapping[str, str]  # a line of metrics.csv, with `pair` added
 
@@ -116,7 +116,9 @@ def _metrics(source: Path) -> Path:
         return path
     below = sorted(source.glob("*/metrics.csv")) if source.is_dir() else []
     if below:
-        raise ConfigError(f"{path} is not a file; {len(below)} folders in it hold one: name them, e.g. {source}/*")
+        raise ConfigError(
+            f"{path} is not a file; {many(len(below), 'folder in it holds one: name it', 'folders in it hold one: name them')}, e.g. {source}/*"
+        )
     if (source / "config.yaml").exists() or (source / "cells.csv").exists():
         raise ConfigError(f"{path} is not a file: {source} is not complete; give its `clir run` again")
     raise ConfigError(f"{path} is not a file; name an experiment folder, a sweep folder or a metrics.csv")

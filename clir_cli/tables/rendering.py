@@ -1,20 +1,21 @@
-"""How a table is written: markdown that is read in a terminal too, LaTeX, HTML, and CSV without rounding."""
+"""How a table is written: markdown that is read in a terminal too, LaTeX, HTML, and CSV and JSON without rounding."""
 
 from __future__ import annotations
 
 import csv
 import html
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli.tables.cells import Cells, Label
 from clir_cli.tables.reading import DASH
 from clir_cli.tables.testing import LETTERS, Comparison, Tested
 
-Format: TypeAlias = Literal["markdown", "latex", "csv", "html"]
+Format: TypeAlias = Literal["markdown", "latex", "csv", "html", "json"]
 TESTS_HEAD = ("column", "against", "topics", "difference", "95 % interval", "d_z", "p", "corrected p")
 
 
@@ -222,3 +223,36 @@ def _test_columns(name: str, tests: Mapping[Label, Comparison]) -> list[Column]:
         (f"{name} uncorrected p", {r: t.p for r, t in tests.items()}),
         (f"{name} p", {r: t.corrected for r, t in tests.items()}),
     ]
+
+
+# JSON ------------------------------------------------------------------------------------------------------------------
+
+
+def json_text(grid: Grid) -> str:
+    """A record per cell that has a value, unrounded, with its experiments and its tests; then the notes."""
+    cells = [_record(grid, r, c) for r in grid.left for c in grid.top if (r, c) in grid.cells]
+    found = {"columns": [grid.names[c] for c in grid.top], "cells": cells, "notes": grid.notes}
+    return json.dumps(found, indent=1, ensure_ascii=False)
+
+
+def _record(grid: Grid, r: Label, c: Label) -> dict[str, Any]:
+    cell = grid.cells[r, c]
+    return {
+        "row": dict(zip(grid.keys, r, strict=True)), "column": grid.names[c], "value": _finite(cell.value),
+        "sd": _finite(cell.sd), "n": max(1, len(cell.repeats)), "best": grid.best(r, c),
+        "experiments": list(dict.fromkeys(row["experiment"] for row in cell.rows)),
+        "tests": [_test(grid, t) for t in grid.tests.at(r, c)],
+    }  # fmt: skip
+
+
+def _test(grid: Grid, t: Comparison) -> dict[str, Any]:
+    e = t.effect
+    return {
+        "baseline": grid.tests.baselines[t.baseline], "topics": t.topics, "difference": _finite(e.difference),
+        "low": _finite(e.low), "high": _finite(e.high), "d_z": _finite(e.d_z), "p": _finite(t.corrected),
+        "uncorrected_p": _finite(t.p), "sign": t.sign,
+    }  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -80,8 +80,8 @@ def table(
         notes.append("the tests compare means over what shares a cell, not medians")
     names = {c: " ".join(c) or ", ".join(measures) for c in top}
     grid = Grid(list(rows), left, top, names, cells, found, digits, notes)
-    if format == "csv":
-        return rendering.csv_text(grid)
+    if format in {"csv", "json"}:
+        return rendering.csv_text(grid) if format == "csv" else rendering.json_text(grid)
     blocks = [grid.block(), *([grid.tests_block()] if tests and found.comparisons else [])]
     return {"markdown": rendering.markdown, "latex": rendering.latex, "html": rendering.html_text}[format](
         blocks, notes

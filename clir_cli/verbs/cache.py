@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from filelock import SoftFileLease, Timeout
 
 from clir_cli import config, plan, provenance, segments
-from clir_cli.errors import ClirError, ConfigError, RunError
+from clir_cli.errors import ClirError, ConfigError, RunError, many
 from clir_cli.experiment import Experiment
 from clir_cli.files import read_json
 from clir_cli.launchers import frozen
@@ -200,7 +200,7 @@ def text(root: Path, steps: list[Kept]) -> str:
 
 
 def _count(steps: list[Kept]) -> str:
-    return f"{len(steps)} step{'s' * (len(steps) != 1)}"
+    return many(len(steps), "step")
 
 
 def _uses(step: Kept) -> str:

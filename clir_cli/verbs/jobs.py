@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clir_cli import sweep
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ConfigError, many
 from clir_cli.launchers import frozen
 from clir_cli.launchers.campaign import Campaign
 from clir_cli.launchers.outcome import Outcome
@@ -42,17 +42,17 @@ def campaign(folder: Path) -> Campaign:
 
 def status(found: Campaign, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """A line per cell, with the first line of its error; then the counts, and the jobs that are queued."""
-    many = len(outcomes) > SHOWN
-    first = sorted(outcomes, key=lambda o: many and o.status in {"done", "cached"})[:SHOWN]
+    long = len(outcomes) > SHOWN
+    first = sorted(outcomes, key=lambda o: long and o.status in {"done", "cached"})[:SHOWN]
     rows = [(str(o.cell.number), o.status, _name(o.cell), sweep.brief(o.error)) for o in first]
     yield from aligned(rows, right={0})
-    if many:
+    if long:
         more = len(outcomes) - SHOWN
-        yield f"and {more} more cell{'s' * (more != 1)}: {found.folder / 'cells.csv'} lists all that were collected"
+        yield f"and {many(more, 'more cell')}: {found.folder / 'cells.csv'} lists all that were collected"
     jobs = [found.queued[job.id] for job in found.jobs.values() if found.alive(job.id)]
     if jobs:
         running = sum(job.means == "running" for job in jobs)
-        yield f"{len(jobs)} job{'s' * (len(jobs) != 1)}: {running} running, {len(jobs) - running} waiting"
+        yield f"{many(len(jobs), 'job')}: {running} running, {len(jobs) - running} waiting"
     yield sweep.counted(outcomes)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from clir_cli import config, evaluation
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ConfigError, many
 from clir_cli.files import write_text
 from clir_cli.types import Run
 from clir_cli.verbs.sharing import experiments
@@ -65,7 +65,7 @@ def _runs(targets: Iterable[Path], qrels: Path, depth: int, order: Literal["scor
 
     judged = {(row.query_id, row.doc_id) for row in evaluation.read_qrels(qrels)}
     for target in targets:
-        yield Found(_top(runs.read_trec(target, order=order), depth), judged)
+        yield Found(_top(runs.read_trec(target, order=order, option="--"), depth), judged)
 
 
 def _experiments(targets: Sequence[Path], depth: int, judgments: Sequence[str]) -> Iterator[Found]:
@@ -103,6 +103,4 @@ def lines(rows: Iterable[Unjudged]) -> Iterator[str]:
 
 def summary(rows: Sequence[Unjudged], runs: int, depth: int) -> str:
     topics = len({row.query_id for row in rows})
-    return (
-        f"{len(rows)} documents of {topics} topics are not judged in the first {depth} of {runs} run{'s' * (runs != 1)}"
-    )
+    return f"{many(len(rows), 'document')} of {many(topics, 'topic')} {'is' if len(rows) == 1 else 'are'} not judged in the first {depth} of {many(runs, 'run')}"

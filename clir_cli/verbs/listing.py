@@ -148,12 +148,7 @@ def score(
 
     judgments = evaluation.read_qrels(qrels)
     asked = evaluation.parse_measures(measures or MEASURES)
-    try:
-        ranked = runs.read_trec(run, order=order, duplicates=duplicates)
-    except DataError as error:  # its last line names the arguments of a function
-        what, _, hint = str(error).rpartition("\n  ")
-        hint = re.sub("(order|duplicates)=", r"--\1 ", hint)
-        raise DataError(f"{what}\n  {hint}" if what else str(error)) from error
+    ranked = runs.read_trec(run, order=order, duplicates=duplicates, option="--")
     _check_topics(run, set(ranked["query_id"]), qrels, {judgment.query_id for judgment in judgments})
     scores = evaluation.evaluate(ranked, judgments, asked)
     counted = evaluation.counted(scores, judgments, topics)

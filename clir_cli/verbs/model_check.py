@@ -35,17 +35,13 @@ _TEMPLATED = {  # models that are worse without their template, which their fold
 }
 
 
-def lines(cfg: Config) -> list[str]:
-    """The models of a configuration, loaded and shown with an example of the dataset.
+def models(cfg: Config) -> list[list[str]]:
+    """The models of a configuration, loaded and shown with an example of the dataset: lines about each.
 
     Raises ConfigError, LanguageError or MissingModel for what would encode something else in silence.
     """
-    found: list[str] = []
-    for part in cfg.parts or (cfg,):
-        found += [*_retriever(part), ""]
-    for part in cfg.cascade or (cfg,):
-        found += [*_reranker(part), ""]
-    return found[:-1]
+    retrievers = [list(_retriever(part)) for part in cfg.parts or (cfg,)]
+    return [*retrievers, *(list(_reranker(part)) for part in cfg.cascade or (cfg,))]
 
 
 def _retriever(cfg: Config) -> Iterator[str]:

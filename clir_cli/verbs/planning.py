@@ -11,7 +11,7 @@ from typing import Any
 from clir_cli import plan as plans
 from clir_cli import selection
 from clir_cli.config import Config
-from clir_cli.errors import ClirError
+from clir_cli.errors import ClirError, many
 from clir_cli.experiment import Experiment
 from clir_cli.launchers import jobs
 from clir_cli.plan import Plan, aligned
@@ -138,13 +138,9 @@ def costs(plan: Plan, packing: jobs.Packing | None = None) -> list[str]:
     count = jobs.count(jobs.jobs(plan, packing))
     if not count["jobs"]:
         return []
-    loads = f", {_several(count['model_loads'], 'model load')}" if count["model_loads"] else ""
+    loads = f", {many(count['model_loads'], 'model load')}" if count["model_loads"] else ""
     gpus = f", {count['gpu_jobs']} of them with a GPU" if count["gpu_jobs"] else ", none with a GPU"
-    return [f"{_several(count['jobs'], 'job')} on a cluster{gpus}{loads}", *_llms(asked(plan))]
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+    return [f"{many(count['jobs'], 'job')} on a cluster{gpus}{loads}", *_llms(asked(plan))]
 
 
 def _llms(rows: Sequence[Asked]) -> list[str]:

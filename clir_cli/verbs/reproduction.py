@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from clir_cli import __version__, compose
-from clir_cli.errors import ClirError, ConfigError, MissingData, MissingModel
+from clir_cli.errors import ClirError, ConfigError, MissingData, MissingModel, many
 from clir_cli.progress import say
 
 if TYPE_CHECKING:
@@ -262,9 +262,17 @@ def _grouped(findings: Sequence[Finding]) -> tuple[list[Finding], dict[tuple[Ver
     return [f for f in findings if f.got is not None], without
 
 
+def about(target: Target) -> dict[str, Any]:
+    """What a target is of, without its numbers run."""
+    return {
+        "target": target.name, "title": target.title, "numbers": sum(len(row.expected) for row in target.rows),
+        "status": target.status, "source": target.source, "date": target.date, "note": target.note,
+    }  # fmt: skip
+
+
 def summary(findings: Sequence[Finding]) -> str:
     counts = Counter(f.verdict for f in findings)
-    return f"{len(findings)} numbers: " + ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
+    return f"{many(len(findings), 'number')}: " + ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
 
 
 def section(findings: Sequence[Finding], quotes: bool) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clir_cli import __version__, archive, config, ir_metadata
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.experiment import RUNS, read_rows, tag_of
 from clir_cli.files import read_json, sync
 from clir_cli.progress import say
@@ -299,4 +299,6 @@ def _tell_topics(folder: Path, run: Any, pair: str) -> None:
     judged = {row["query_id"] for row in read_rows(folder / "per_query.csv")}
     lacks = sorted({*asked, *judged} - set(run["query_id"]))
     if lacks:
-        say(f"{pair}: {len(lacks)} topics have no result: {', '.join(lacks[:5])}{', ...' if lacks[5:] else ''}")
+        say(
+            f"{pair}: {many(len(lacks), 'topic has', 'topics have')} no result: {', '.join(lacks[:5])}{', ...' if lacks[5:] else ''}"
+        )

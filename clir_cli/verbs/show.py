@@ -15,7 +15,7 @@ from typing import Any
 from clir_cli import config
 from clir_cli.diagnosis.finished import Finished, opened
 from clir_cli.diagnosis.kept import DocTexts, Kept
-from clir_cli.errors import ClirError, ConfigError
+from clir_cli.errors import ClirError, ConfigError, many
 from clir_cli.experiment import read_rows
 from clir_cli.files import read_json
 from clir_cli.steps import KEY
@@ -32,7 +32,7 @@ def named(name: str, root: Path) -> Path:
         if (path / "cells.csv").is_file():
             cells = [row["experiment"] for row in read_rows(path / "cells.csv") if row["experiment"]]
             raise ConfigError(
-                f"{path} is a sweep of {len(cells)} experiments; name one of them: {_some(list(dict.fromkeys(cells)))}"
+                f"{path} is a sweep of {many(len(cells), 'experiment')}; name one: {_some(list(dict.fromkeys(cells)))}"
             )
         if path.is_dir() and "/" in name.rstrip("/"):
             raise ConfigError(f"{path} is no experiment's folder: one holds config.yaml, run.trec and manifest.json")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from clir_cli.errors import many
 from clir_cli.plan import aligned
 from clir_cli.text.terminal import MORE, columns, fitted, one_line, wrapped
 from clir_cli.verbs.listing import metric_table
@@ -39,10 +40,10 @@ def _what(said: Json) -> Iterator[tuple[str, str]]:
         yield "dataset", f"{labels['dataset']}: topics in {said['query_lang']}, documents in {said['doc_lang']}"
     else:
         yield "dataset", labels["dataset"]
-    yield "first stage", f"{labels['retriever']}, {said['depth']} documents deep"
+    yield "first stage", f"{labels['retriever']}, {many(said['depth'], 'document')} deep"
     if said["rerank_depth"]:
         llm = f" by {labels['llm']}" if labels.get("llm", "none") != "none" else ""
-        yield "reranker", f"{labels['reranker']}{llm}, {said['rerank_depth']} documents deep"
+        yield "reranker", f"{labels['reranker']}{llm}, {many(said['rerank_depth'], 'document')} deep"
     for reader in said["readers"]:
         yield "reads", _reads(reader)
     for judged in said["judgments"]:
@@ -86,7 +87,7 @@ def _topics(said: Json, full: bool) -> list[str]:
         *(f"{line.ljust(wide)}  {fitted(r['text'], room)}".rstrip() for line, r in zip(lines[1:], chosen, strict=True)),
     ]
     if not every:
-        lines.insert(1 + FEW, f"... {len(found) - 2 * FEW} topics between; --full shows them")
+        lines.insert(1 + FEW, f"... {many(len(found) - 2 * FEW, 'topic')} between; --full shows them")
     return [f"{said['main']} by topic, the worst first", *lines]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from clir_cli import config
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.lines import read_lines
 from clir_cli.stages import Stages
 from clir_cli.text.languages import language
@@ -92,7 +92,7 @@ def run_translate(
     expected = _lines(reference, "--evaluate") if reference else None
     if expected is not None and len(expected) != len(texts):
         raise DataError(
-            f"{source or 'stdin'} has {len(texts)} lines and {reference} {len(expected)}: line n of one is line n of the other"
+            f"{source or 'stdin'} has {many(len(texts), 'line')} and {reference} {len(expected)}: line n of one is line n of the other"
         )
     if not any(map(str.strip, texts)):
         raise DataError(f"{source or 'stdin'} has no text")

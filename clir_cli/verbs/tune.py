@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clir_cli import compose, config, experiment, plan, selection, sweep
 from clir_cli.compose import Cell
-from clir_cli.errors import ConfigError, RunError
+from clir_cli.errors import ConfigError, RunError, many
 from clir_cli.launchers import serial
 from clir_cli.steps import digest
 from clir_cli.store import Store
@@ -198,7 +198,7 @@ def _refuse_same_contents(request: Request, cells: Sequence[Cell]) -> None:
     test = _judged_topics(_by_dataset(made for cell in first for made in _to_report(request, cell)))
     if same := sorted(query_id for query_id, *_ in dev & test):
         raise ConfigError(
-            f"{len(same)} of {len(test)} topics to report on were chosen on too, such as {same[0]!r}: the files hold the same "
+            f"{len(same)} of {many(len(test), 'topic')} to report on {'was' if len(same) == 1 else 'were'} chosen on too, such as {same[0]!r}: the files hold the same "
             f"texts and judgments ({' '.join(request.on)}; {' '.join(request.report)}); report on others, or use --folds"
         )
 
@@ -229,6 +229,6 @@ def _refuse_same_topics(dev: Scores, test: Scores) -> None:
     ]
     if same := sorted(sides[0] & sides[1]):
         raise ConfigError(
-            f"{len(same)} topics to report on were chosen on too, such as {same[0][2]!r} of {' '.join(filter(None, same[0][:2]))}: "
+            f"{many(len(same), 'topic to report on was', 'topics to report on were')} chosen on too, such as {same[0][2]!r} of {' '.join(filter(None, same[0][:2]))}: "
             "a value on them is too good; report on others, or use --folds"
         )
