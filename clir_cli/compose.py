@@ -446,7 +446,9 @@ def _meant(key: str) -> str:
 
 def _nearest(name: str, options: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, options, 3, 0.5)
-    return (f"did you mean {' or '.join(near)}? " if near else "") + f"There are: {', '.join(options) or 'none'}"
+    if near:
+        return f"did you mean {' or '.join(near)}? There are: {', '.join(options)}"
+    return f"there are: {', '.join(options) or 'none'}"
 
 
 def _with(plain: Plain, values: Mapping[str, Any]) -> Plain:

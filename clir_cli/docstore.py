@@ -12,7 +12,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, many
 from clir_cli.types import Doc
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _refuse_duplicates(folder: Path, rows: Sequence[int]) -> None:
     first = next(row for row, doc in enumerate(store.rows()) if doc.doc_id == twice.doc_id)
     raise DataError(
         f"doc_id {twice.doc_id!r} ({twice.lang}) occurs twice: documents {first + 1} and {rows[0] + 1}; "
-        f"{len(rows)} documents repeat an id\n  dataset.on_duplicate=first keeps the first of each"
+        f"{many(len(rows), 'document repeats', 'documents repeat')} an id\n  dataset.on_duplicate=first keeps the first of each"
     )
 
 

@@ -283,7 +283,7 @@ class Experiment:
                 "experiment": name, "step": f"{step.stage}/{record['label']}-{record['key']}",
                 "cached": str(record["key"] not in self.made).lower(), "seconds": record["seconds"],
                 "calls_asked": counts.get("calls", 0) - from_cache, "calls_answered_from_cache": from_cache,
-                **{k: counts.get(k, 0) for k in ("documents", "queries", "rounds", "prompt_tokens", "cached_prefix_tokens", "output_tokens", "repaired", "failed")},
+                **{k: int(counts.get(k, 0)) for k in ("documents", "queries", "rounds", "prompt_tokens", "cached_prefix_tokens", "output_tokens", "repaired", "failed")},
                 "usd": counts.get("usd", ""),
             }  # fmt: skip
 

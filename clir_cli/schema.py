@@ -7,7 +7,7 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -62,6 +62,9 @@ def construct(cls: type[Any], values: Mapping[str, Any], path: str, problems: li
     except ValidationError as error:
         found = list(_problems(cls, path, error, absent))
         problems += [p for p in found if not any(f == p.path or f.startswith(f"{p.path}.") for f in failed)]
+        problems += _further(
+            cls, checked, path, {str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"]}
+        )
         return None
     if absent:
         return None
@@ -70,6 +73,20 @@ def construct(cls: type[Any], values: Mapping[str, Any], path: str, problems: li
     except (ValueError, TypeError, ConfigError) as error:
         problems.append(Problem(path, str(error)))
     return None
+
+
+def _further(cls: type[Any], values: Mapping[str, Any], path: str, wrong: Set[str]) -> list[Problem]:
+    """What the class says of the values that have the right types, unless it speaks of one of the `wrong` fields."""
+    from pydantic import ValidationError
+
+    try:
+        valid = _schema(cls).validate_python({k: v for k, v in values.items() if k not in wrong})  # type: ignore[arg-type]
+        cls(**{k: _frozen(v) for k, v in valid.items()})
+    except ValidationError:  # a value that must be given is among the wrong ones
+        return []
+    except (ValueError, TypeError, ConfigError) as error:
+        return [] if any(name in str(error) for name in wrong) else [Problem(path, str(error))]
+    return []
 
 
 def _problems(cls: type[Any], path: str, error: Any, absent: list[str]) -> Iterator[Problem]:

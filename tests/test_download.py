@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import socket
 import tarfile
 import threading
 import zipfile
@@ -224,6 +225,20 @@ def test_a_server_that_gives_nothing_is_quoted_with_the_way_out(
     assert f"fetch it elsewhere: {server.url}/docs.gz  (2097152 bytes md5:{MD5})" in str(caught.value)
     assert f"put it at:      {tmp_path}/docs.gz" in str(caught.value)
     assert not (tmp_path / "docs.gz").exists()
+
+
+def test_a_server_that_no_attempt_reached_is_not_asked_for_the_next_file(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(MissingData, match=r"cannot be reached .*\(5 attempts\)"):
+            fetch(f"{nobody}/docs.de.gz", tmp_path / "docs.de.gz")
+        assert capsys.readouterr().err.count("trying again") == 4
+        with pytest.raises(MissingData, match="docs.fr.gz is not on this machine, and the server cannot be reached"):
+            fetch(f"{nobody}/docs.fr.gz", tmp_path / "docs.fr.gz")
+        assert "trying again" not in capsys.readouterr().err
 
 
 def test_a_file_of_another_size_or_sum_is_refused(server: Server, tmp_path: Path) -> None:

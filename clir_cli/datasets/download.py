@@ -23,6 +23,7 @@ from email.message import Message
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from clir_cli.errors import DataError, MissingData
 from clir_cli.files import write_json
@@ -30,10 +31,12 @@ from clir_cli.models import hub
 from clir_cli.progress import say, track
 
 CHUNK = 1 << 20
+UNREACHED = "the server cannot be reached"
 TRIES = 5  # attempts in a row that bring nothing new
 WAIT = 1.0  # seconds before the second attempt, doubled each time
 TIMEOUT = 60.0  # seconds without a byte
 LEASE = 60.0  # seconds without a heartbeat after which another host may take a download over
+_unreachable: dict[str, str] = {}  # hosts that no attempt of this process reached, and why: not asked again
 AGENT = "clir (cross-lingual retrieval experiments)"
 
 
@@ -148,7 +151,9 @@ def _note_checked(wanted: Wanted) -> None:
 
 
 def _download(wanted: Wanted) -> None:
-    failed, before = 0, -1
+    failed, before, host = 0, -1, urlsplit(wanted.url).netloc
+    if host in _unreachable:
+        raise _missing(wanted, _unreachable[host])
     while True:
         resumed = _length(wanted.part) > 0
         try:
@@ -169,6 +174,8 @@ def _download(wanted: Wanted) -> None:
         failed = failed + 1 if _length(wanted.part) <= before else 1
         before = _length(wanted.part)
         if failed >= TRIES:
+            if reason.startswith(UNREACHED):
+                _unreachable[host] = reason
             raise _missing(wanted, f"{reason} ({failed} attempts)")
         say(f"{wanted.url}: {reason}; trying again")
         time.sleep(WAIT * 2 ** (failed - 1))
@@ -263,7 +270,7 @@ def _refusal(error: Exception) -> str:
         why = {401: ": it asks for a login", 403: ": it asks for a login or a licence", 404: ": there is no such file"}
         return f"the server answered {error.code} {error.reason}{why.get(error.code, '')}"
     if isinstance(error, urllib.error.URLError):
-        return f"the server cannot be reached ({error.reason})"
+        return f"{UNREACHED} ({error.reason})"
     return str(error) or type(error).__name__
 
 

@@ -53,10 +53,13 @@ class _Seen:
     def __init__(self, one: Finished, stage: str, judgments: str | None) -> None:
         import pandas as pd
 
-        self.one, self.langs, self.depth = one, one.cfg.dataset.doc_langs, one.cfg.retrieve.depth
+        self.one, self.langs = one, one.cfg.dataset.doc_langs
         run, qrels = one.run(stage), one.qrels(judgments)
         self.topics = one.topics
         self.stores = {lang: one.docs(lang) for lang in self.langs}
+        self.behind = 1 + min(
+            one.cfg.retrieve.depth, sum(map(len, self.stores.values()))
+        )  # the rank of what was not found
         ids = sorted({*run["doc_id"], *(row.doc_id for row in qrels)})
         found = [(d, lang, doc.aligned) for lang, store in self.stores.items() for d, doc in store.find(ids).items()]
         self.documents = pd.DataFrame(found, columns=["doc_id", "lang", "aligned"]).astype({"doc_id": str, "lang": str})
@@ -180,7 +183,7 @@ class _Seen:
             if len(own):
                 yield self.row(lang, "aligned_rank", own["place"].mean())
                 yield self.row(lang, "aligned_first", (own["place"] == 1).mean())
-        whole = placed["rank"].fillna(self.depth + 1).groupby([placed["query_id"], placed["aligned"]])
+        whole = placed["rank"].fillna(self.behind).groupby([placed["query_id"], placed["aligned"]])
         yield self.row(self.label, "aligned_MRV", whole.var(ddof=0).mean())
 
 
@@ -229,7 +232,7 @@ def _variance(group: Sequence[_Seen], langs: str) -> Iterator[Row]:
     columns = []
     for seen in group:
         here = table.merge(seen.run[["query_id", "doc_id", "rank"]], on=["query_id", "doc_id"], how="left")
-        columns.append(here["rank"].fillna(seen.depth + 1).to_numpy(float))
+        columns.append(here["rank"].fillna(seen.behind).to_numpy(float))
     ranks = np.stack(columns, axis=1)  # (relevant documents, query languages)
     yield first.row(first.label, "MRV", fairness.mean_rank_variance(ranks), langs)
     for lang in first.langs if len(first.langs) > 1 else ():

@@ -79,8 +79,8 @@ def configs(group: str | None, name: str | None, config_dirs: Sequence[Path], as
 def _check_name(name: str, valid: Collection[str], what: str) -> None:
     if name not in valid:
         near = difflib.get_close_matches(name, valid, 3, 0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ConfigError(f"{what} {name!r} does not exist; {hint}There are: {', '.join(valid) or 'none'}")
+        hint = f"did you mean {' or '.join(near)}? There are" if near else "there are"
+        raise ConfigError(f"{what} {name!r} does not exist; {hint}: {', '.join(valid) or 'none'}")
 
 
 def _fitting(lines: Sequence[str]) -> str:
