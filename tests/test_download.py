@@ -236,7 +236,7 @@ def test_a_server_that_no_attempt_reached_is_not_asked_for_the_next_file(
         with pytest.raises(MissingData, match=r"cannot be reached .*\(5 attempts\)"):
             fetch(f"{nobody}/docs.de.gz", tmp_path / "docs.de.gz")
         assert capsys.readouterr().err.count("trying again") == 4
-        with pytest.raises(MissingData, match="docs.fr.gz is not on this machine, and the server cannot be reached"):
+        with pytest.raises(MissingData, match=r"docs\.fr\.gz is not on this machine, and the server cannot be reached"):
             fetch(f"{nobody}/docs.fr.gz", tmp_path / "docs.fr.gz")
         assert "trying again" not in capsys.readouterr().err
 
