@@ -577,7 +577,7 @@ def test_differences_of_another_architecture_are_refused(made: Path, base: Path)
     path.write_bytes(b"no weights")
     with pytest.raises(MissingModel, match="cannot be read as safetensors"):
         in_order(CrossEncoder(str(base), adapters=(str(path),), device="cpu"))
-    with pytest.raises(MissingModel, match="neither a peft adapter"):
+    with pytest.raises(MissingModel, match="neither an adapter of peft or AdapterHub"):
         in_order(CrossEncoder(str(base), adapters=(str(base),), device="cpu"))
     with pytest.raises(ConfigError, match="does not exist"):
         in_order(CrossEncoder(str(base), adapters=("no/adapter",), device="cpu"))

@@ -191,6 +191,10 @@ def merge_adapter(model: Any, folder: Path) -> None:
     inner = body(model)
     if inner is None:
         raise ConfigError(f"{type(model[0]).__name__} is no transformer: no adapter fits it")
+    if "peft_type" not in read_json(folder / "adapter_config.json"):
+        raise ConfigError(
+            f"{folder} is no peft adapter but AdapterHub's, which cross-encoders take (reranker.adapters)"
+        )
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
     trained = f"it was trained on {config.base_model_name_or_path} as {config.task_type or 'no task type'}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clir_cli.errors import ConfigError, MissingModel
+from clir_cli.files import read_json
 from clir_cli.models import assembly
 
 
@@ -16,7 +17,7 @@ class Composition:
     """What is asked of a cross-encoder beyond its folder; as it stands here nothing is."""
 
     average: tuple[Path, ...] = ()  # folders: the mean of their weights and the model's
-    adapters: tuple[Path, ...] = ()  # peft folders and .safetensors differences, one after the other
+    adapters: tuple[Path, ...] = ()  # folders of peft or AdapterHub, .safetensors differences, one after the other
 
 
 AS_IT_IS = Composition()
@@ -30,14 +31,41 @@ def compose(model: Any, folder: Path, asked: Composition, load: Callable[[Path],
         except ConfigError as error:
             raise ConfigError(str(error).replace("retriever.", "reranker.")) from error
     for path in asked.adapters:
-        if (path / "adapter_config.json").is_file():
+        if _is_adapterhubs(path):
+            from clir_cli.models import adapterhub
+
+            adapterhub.put_on(assembly.body(model), path, head=path == _heads_adapter(asked))
+        elif (path / "adapter_config.json").is_file():
             assembly.merge_adapter(model, path)
         elif path.is_file() and path.suffix == ".safetensors":
             add_difference(assembly.body(model), path)
         else:
             raise MissingModel(
-                f"{path} is neither a peft adapter (a folder with adapter_config.json) nor a .safetensors file of differences"
+                f"{path} is neither an adapter of peft or AdapterHub (a folder with adapter_config.json) nor a .safetensors file of "
+                "differences"
             )
+
+
+def brought_head(asked: Composition) -> tuple[str, ...]:
+    """The names of the weights of the scoring head that AdapterHub's last adapter brings; none where it brings none."""
+    if (path := _heads_adapter(asked)) is None:
+        return ()
+    from clir_cli.models import adapterhub
+
+    return tuple(adapterhub.scoring_head(path))
+
+
+def _heads_adapter(asked: Composition) -> Path | None:
+    """The last adapter of AdapterHub's, which is the task's: the others' heads are those that they were trained with."""
+    return next((path for path in reversed(asked.adapters) if _is_adapterhubs(path)), None)
+
+
+def _is_adapterhubs(path: Path) -> bool:
+    config = path / "adapter_config.json"
+    try:
+        return config.is_file() and "peft_type" not in read_json(config)
+    except ValueError as error:
+        raise MissingModel(f"{config} cannot be read: {error}") from error
 
 
 def add_difference(network: Any, path: Path) -> None:

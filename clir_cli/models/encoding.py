@@ -324,7 +324,7 @@ def _sentence_encoder(
         weights["key_mapping"] = _M2M100_ENCODER
     if (folder / "modules.json").exists():
         _check_kind(folder)
-        with loading(folder, unused="pooler"):
+        with loading(folder, unused=("pooler",)):
             model = SentenceTransformer(str(folder), device=on, model_kwargs=weights, **own)
         if pooling != "model":
             for pool in assembly.poolings(model, f"retriever.pooling={pooling}"):
@@ -335,7 +335,7 @@ def _sentence_encoder(
             f"{folder} is a plain transformers model: nothing in it says how token vectors become a text's vector\n"
             "  say it with retriever.pooling=mean, cls, last or max, as the model was trained"
         )
-    with loading(folder, unused="pooler"):
+    with loading(folder, unused=("pooler",)):
         body = modules.Transformer(
             str(folder),
             model_kwargs={**weights, **own},
@@ -354,31 +354,32 @@ def cross_encoder(
 ) -> Any:
     """A sentence-transformers CrossEncoder with one score per pair, in evaluation mode on device `on`.
 
-    Raises ConfigError for a folder without a trained scoring head (one would be made up at random) or with several
-    labels, and for one that is a repository's own code, unless it is trusted.
+    Raises ConfigError for a folder without a trained scoring head (one would be made up at random) unless an adapter
+    brings it, or with several labels, and for one that is a repository's own code, unless it is trusted.
     """
+    brought = composition.brought_head(parts)
 
     def load(other: Path) -> Any:
-        return _one_score(other, dtype, on, trust_remote_code)
+        return _one_score(other, dtype, on, trust_remote_code, brought)
 
     model = load(folder)
     composition.compose(model, folder, parts, load)
     return model.eval()
 
 
-def _one_score(folder: Path, dtype: DType, on: str, trust_remote_code: bool) -> Any:
+def _one_score(folder: Path, dtype: DType, on: str, trust_remote_code: bool, brought: tuple[str, ...]) -> Any:
     import torch
     from sentence_transformers import CrossEncoder
 
     config = _read_json(folder / "config.json")
     named = config.get("architectures") or ["no architecture"]
-    if not named[0].endswith("ForSequenceClassification"):
+    if not brought and not named[0].endswith("ForSequenceClassification"):
         raise ConfigError(
             f"{folder} is no cross-encoder: its config.json names {named[0]}, not a ...ForSequenceClassification"
         )
     own = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
-        with loading(folder):
+        with loading(folder, unused=brought):
             model = CrossEncoder(str(folder), device=on, model_kwargs={"dtype": getattr(torch, dtype)}, **own)
     except MissingModel as error:
         if trust_remote_code or "AutoModelForSequenceClassification" not in config.get("auto_map", {}):
@@ -395,10 +396,10 @@ def _one_score(folder: Path, dtype: DType, on: str, trust_remote_code: bool) -> 
 
 
 @contextmanager
-def loading(folder: Path, unused: str = "") -> Iterator[None]:
+def loading(folder: Path, unused: tuple[str, ...] = ()) -> Iterator[None]:
     """Without the libraries' own progress bars; a folder that does not load, or only in part, is an error of ours.
 
-    Weights that the folder lacks are made up at random by transformers; those whose name holds `unused` may be.
+    Weights that the folder lacks are made up at random by transformers; those whose name holds one of `unused` may be.
     """
     from safetensors import SafetensorError
     from transformers.utils import logging as theirs
@@ -421,7 +422,7 @@ def loading(folder: Path, unused: str = "") -> Iterator[None]:
         logger.removeFilter(report)
         if bars:
             theirs.enable_progress_bar()
-    if lacking := [name for name in report.missing if not unused or unused not in name]:
+    if lacking := [name for name in report.missing if not any(part in name for part in unused)]:
         raise MissingModel(
             f"{folder} lacks weights of the model that its config.json describes: {', '.join(lacking[:3])}"
             f"{f' and {len(lacking) - 3} more' if len(lacking) > 3 else ''}; transformers made them up at random\n"

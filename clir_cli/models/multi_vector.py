@@ -215,7 +215,7 @@ def load(folder: Path, *, dtype: encoding.DType, on: str, trust_remote_code: boo
     from sentence_transformers import MultiVectorEncoder
 
     stanford = _check_folder(folder)
-    with encoding.loading(folder, unused="pooler"):
+    with encoding.loading(folder, unused=("pooler",)):
         model = MultiVectorEncoder(
             str(folder),
             device=on,

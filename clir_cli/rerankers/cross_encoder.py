@@ -139,7 +139,9 @@ class CrossEncoder(PairReranker):
     language_adapters: Mapping[str, str | None] | None = added(
         None, before=None, role="content"
     )  # {sw: PATH, en: null}
-    adapters: tuple[str, ...] = added((), before=(), role="content")  # peft folders, .safetensors differences; in order
+    adapters: tuple[str, ...] = added(
+        (), before=(), role="content"
+    )  # in order: folders of peft or AdapterHub, .safetensors differences
 
     def __post_init__(self) -> None:
         super().__post_init__()
