@@ -70,8 +70,11 @@ def laser2(folder: Path, *, seed: int = 0, layers: int = 2, width: int = WIDTH) 
     return folder
 
 
-def laser3(folder: Path, name: str, *, seed: int = 1, whole: bool = False, half: bool = False, **said: Any) -> Path:
-    """`laser3-NAME.v1.pt`; `whole`: with its decoder, as it was trained; `half`: weights in 16 bits."""
+def laser3(
+    folder: Path, name: str, *, seed: int = 1, whole: bool = False, half: bool = False, old: bool = False, **said: Any
+) -> Path:
+    """`laser3-NAME.v1.pt`; `whole`: with its decoder, as it was trained; `half`: weights in 16 bits;
+    `old`: the Namespace under `args`, as fairseq had it before `cfg`."""
     options = Namespace(
         **{
             "encoder_embed_dim": WIDTH, "encoder_ffn_embed_dim": 24, "encoder_layers": 3, "encoder_attention_heads": 4,
@@ -108,5 +111,6 @@ def laser3(folder: Path, name: str, *, seed: int = 1, whole: bool = False, half:
         weights = {key: value.half() for key, value in weights.items()}
     if whole:
         weights = {f"encoder.{key}": value for key, value in weights.items()} | {"decoder.version": torch.tensor([3.0]), "decoder.embed_tokens.weight": random(3, WIDTH)}  # fmt: skip
-    torch.save({"cfg": {"_name": None, "model": options}, "model": weights}, folder / f"laser3-{name}.v1.pt")
+    described = {"args": options} if old else {"cfg": {"_name": None, "model": options}}
+    torch.save({**described, "model": weights}, folder / f"laser3-{name}.v1.pt")
     return folder

@@ -144,7 +144,9 @@ class Encoder:
         ids, read = features["input_ids"], features["attention_mask"].bool()
         states = self.net.states(ids, read)
         if self.net.pooling == "cls":
-            return {"sentence_embedding": states[torch.arange(len(ids)), ids.eq(BOS).int().argmax(1)]}
+            return {
+                "sentence_embedding": states[torch.arange(len(ids), device=ids.device), ids.eq(BOS).int().argmax(1)]
+            }
         return {"sentence_embedding": states.masked_fill(~read[..., None], -math.inf).amax(1)}
 
 
@@ -254,11 +256,7 @@ def load(found: Files, on: str) -> Encoder:
     try:
         if found.symbols is None:
             weights, symbols = state["model"], state["dictionary"]
-            net, bos, left = (
-                BiLSTM(**state["params"]),
-                False,
-                False,
-            )  # read as the package does, whatever `left_pad` says
+            net, bos, left = BiLSTM(**state["params"]), False, False  # as the package reads, whatever left_pad says
         else:
             weights = dict(_encoder_weights(state["model"]))
             said = state["cfg"]["model"] if "cfg" in state else state["args"]
