@@ -56,6 +56,12 @@ def test_a_retriever_is_shown_with_an_example_of_each_side_of_the_dataset() -> N
     assert "384 numbers" in found
 
 
+def test_how_vectors_are_searched_changes_nothing_of_what_is_shown() -> None:
+    plain = checked("retriever=minilm_en", "retrieve.doc=query_lang", "dataset=demo", "retriever.label=x")
+    more = ("retriever.margin=ratio", "retriever.quantize=int8", "retriever.label=x")
+    assert checked("retriever=minilm_en", "retrieve.doc=query_lang", "dataset=demo", *more) == plain
+
+
 def test_a_language_that_the_model_does_not_read_is_refused() -> None:
     with pytest.raises(LanguageError, match="reads en, not 'de'"):
         checked("retriever=minilm_en", "dataset=demo", "dataset.doc_lang=de")

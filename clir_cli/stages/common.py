@@ -37,7 +37,7 @@ def needs(component: Any) -> Needs:
 
     They say it by attributes of any kind named `gpus`, `memory_gb`, `minutes` and `python`.
     """
-    parts = list(_parts(component))
+    parts = list(parts_of(component))
     loads = dict.fromkeys(_named(part) for part in parts if _models(part))
     memory = [part.memory_gb for part in parts if getattr(part, "memory_gb", None) is not None]
     return Needs(
@@ -49,15 +49,15 @@ def needs(component: Any) -> Needs:
     )
 
 
-def _parts(part: Any) -> Iterator[Any]:
+def parts_of(part: Any) -> Iterator[Any]:
     """The component and those in it."""
     if isinstance(part, tuple | Mapping):
         for inside in part.values() if isinstance(part, Mapping) else part:
-            yield from _parts(inside)
+            yield from parts_of(inside)
     elif is_dataclass(part):
         yield part
         for f in fields(part):
-            yield from _parts(getattr(part, f.name))
+            yield from parts_of(getattr(part, f.name))
 
 
 def _models(part: Any) -> list[str]:

@@ -20,6 +20,7 @@ from clir_cli.stages.common import (
     fields_meaning,
     needs,
     pair_label,
+    parts_of,
     tell,
     tie_break,
     unchanged,
@@ -248,13 +249,13 @@ class FirstStages(Units):
 
 
 def _index_files(component: Any, doc_langs: Sequence[str]) -> list[Path]:
-    """The files behind the paths with {doc_lang} that an index is made of."""
-    return list(component.index_files(doc_langs)) if hasattr(component, "index_files") else []
+    """The files that a component, and those in it, make an index of besides the documents."""
+    return [f for part in parts_of(component) if hasattr(part, "index_files") for f in part.index_files(doc_langs)]
 
 
 def _own_files(component: Any, query_langs: Sequence[str], doc_langs: Sequence[str]) -> list[Path]:
-    """The files behind a component's paths with {query_lang} and {doc_lang}; they count by their bytes."""
-    return list(component.files(query_langs, doc_langs)) if hasattr(component, "files") else []
+    """The files behind the paths of a component, and of those in it, for these languages; they count by their bytes."""
+    return [f for part in parts_of(component) if hasattr(part, "files") for f in part.files(query_langs, doc_langs)]
 
 
 def _documents_by_passages(

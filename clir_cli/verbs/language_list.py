@@ -65,7 +65,7 @@ def _apertium(code: str, forward: bool) -> list[str]:
 
 
 def _restricted(config_dirs: Sequence[Path]) -> dict[str, list[str]]:
-    """Language -> the choices (group=name) that say they are for it and few others."""
+    """Language -> the choices (group=name) whose yaml lists it among those that they read; most read many and list none."""
     import yaml
 
     from clir_cli import compose
@@ -103,7 +103,12 @@ def show(codes: Sequence[str], config_dirs: Sequence[Path], as_json: bool) -> st
         return dumps(found)
     if codes and len(codes) <= 3:
         return "\n\n".join("\n".join(aligned(list(_facts(row)))) for row in found)
-    heads = {"analysers": "retriever.analyser", "apertium_to": "apertium to", "sentences": "sentences end at"}
+    heads = {
+        "analysers": "retriever.analyser",
+        "apertium_to": "apertium to",
+        "sentences": "sentences end at",
+        "only": "listed by",
+    }
     head = tuple(heads.get(column, column) for column in COLUMNS)
     return "\n".join(aligned([head, *(tuple(_cell(row[column]) for column in COLUMNS) for row in found)]))
 
@@ -122,7 +127,7 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         "xmod": "X-MOD adapter",
         "apertium_to": "Apertium into",
         "apertium_from": "Apertium out of",
-        "only": "made for it",
+        "only": "listed by",
     }
     lines = [(name, _cell(row[key])) for key, name in names.items()]
     if not LANGUAGES[row["code"]].lucene:

@@ -14,9 +14,11 @@ from clir_cli import views
 from clir_cli.config import Config
 from clir_cli.errors import ConfigError
 from clir_cli.models import assembly, encoding, hub
+from clir_cli.models.laser import UNK, readable
 from clir_cli.rerankers.cross_encoder import PairReranker
 from clir_cli.retrievers.dense import Dense
-from clir_cli.retrievers.single_vector import Task
+from clir_cli.retrievers.laser import Laser
+from clir_cli.retrievers.single_vector import SingleVector, Task
 from clir_cli.types import Text
 
 SHOWN = 24  # tokens that are printed of a long text, and its last six
@@ -46,15 +48,24 @@ def models(cfg: Config) -> list[list[str]]:
 
 def _retriever(cfg: Config) -> Iterator[str]:
     label = f"retriever {cfg.labels['retriever']}"
-    if not isinstance(cfg.retriever, Dense):
-        yield f"{label}: {type(cfg.retriever).__name__}, no encoder that is checked here"
+    retriever = cfg.retriever
+    if not isinstance(retriever, Dense | Laser):
+        yield f"{label}: {type(retriever).__name__}, no encoder that is checked here"
         return
     query, docs = _query(cfg, cfg.retrieve.query), _docs(cfg, cfg.retrieve.doc)
-    cfg.retriever.check_languages(_langs([query]), _langs(docs))
-    yield f"{label}: {_model(cfg.retriever)}"
-    yield from encoder_lines(cfg.retriever, query, "query")
-    for doc in docs:
-        yield from encoder_lines(cfg.retriever, doc, "document")
+    retriever.check_languages(_langs([query]), _langs(docs))
+    name = (
+        _model(retriever)
+        if isinstance(retriever, Dense)
+        else f"{retriever.name}, on {encoding.device(retriever.device)}"
+    )
+    yield f"{label}: {name}"
+    sides: list[tuple[Text, Task]] = [(query, "query"), *((doc, "document") for doc in docs)]
+    for text, task in sides:
+        if isinstance(retriever, Dense):
+            yield from encoder_lines(retriever, text, task)
+        else:
+            yield from laser_lines(retriever, text, task)
 
 
 def _reranker(cfg: Config) -> Iterator[str]:
@@ -90,18 +101,46 @@ def encoder_lines(dense: Dense, text: Text, task: Task) -> list[str]:
     adapter = reader.query_adapter if task == "query" else reader.doc_adapter
     if adapter is not None:
         found.append(f"    adapter   {adapter.model}, merged")
-    ends = "made 1" if dense.normalize else "kept"
-    found.append(f"    vector    {len(vector)} numbers, similarity {dense.similarity}; length {norm:.4g}, {ends}")
+    found.append(f"    vector    {_ends(dense, vector, norm)}")
     return [*found, *_note_lines(reader, loaded, prefix, task)]
 
 
-def _vector(dense: Dense, text: Text, task: Task) -> tuple[Any, float]:
+def laser_lines(laser: Laser, text: Text, task: Task) -> list[str]:
+    """What LASER is given for one text, which of its encoders reads it, and what that says; refuses padding that is read."""
+    lang = laser.lang_of(text)
+    encoder, files = laser.reader(lang), laser.encoder_files(lang)
+    limit = laser.limit(encoder, task)
+    tokens = encoder.tokens(text.text, limit)
+    vector, norm = _vector(laser, text, task)
+    most = "no limit" if limit is None else f"at most {limit}"
+    pooled = "'<s>', the first token" if encoder.net.pooling == "cls" else f"the max over {len(tokens)} tokens"
+    unknown = sum(i == UNK for i in encoder.ids(tokens))
+    return [
+        f"  {task} {text.id} in {text.lang}",
+        f"    model     {files.weights.name}, read by {', '.join(path.name for path in files[1:] if path is not None)}",
+        f"    text      {_short(readable(text.text))!r}",
+        f"    tokens    {_some(tokens)}  ({len(tokens)}; {most})",
+        f"    ids       {_some(list(map(str, encoder.ids(tokens))))}  ({unknown} unknown)",
+        f"    pooled    {pooled}",
+        f"    padding   {encoder.padding_side}, with '<pad>'",
+        f"    vector    {_ends(laser, vector, norm)}",
+    ]
+
+
+def _ends(encoder: SingleVector, vector: Any, norm: float) -> str:
+    ends = "made 1" if encoder.normalize else "kept"
+    return f"{len(vector)} numbers, similarity {encoder.similarity}; length {norm:.4g}, {ends}"
+
+
+def _vector(dense: SingleVector, text: Text, task: Task) -> tuple[Any, float]:
     """A text's vector and its length before normalising, after comparing it with the one it has beside a longer text."""
     from dataclasses import replace
 
     import numpy as np
 
-    plain = replace(dense, normalize=False)
+    plain = replace(
+        dense, normalize=False, similarity="dot", margin="none"
+    )  # what margin and cosine need is not asked here
     alone = plain.encode([text], task)[0][0]
     beside = plain.encode([text, Text("longer", ((text.parts[0][0], LONGER),))], task)[0][0]
     norm = float(np.linalg.norm(alone))
