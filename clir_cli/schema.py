@@ -76,7 +76,7 @@ def construct(cls: type[Any], values: Mapping[str, Any], path: str, problems: li
 
 
 def _further(cls: type[Any], values: Mapping[str, Any], path: str, wrong: Set[str]) -> list[Problem]:
-    """What the class says of the values that have the right types, unless it speaks of one of the `wrong` fields."""
+    """What the class says of the values that have the right types, with its defaults for the `wrong` ones."""
     from pydantic import ValidationError
 
     try:
@@ -85,7 +85,7 @@ def _further(cls: type[Any], values: Mapping[str, Any], path: str, wrong: Set[st
     except ValidationError:  # a value that must be given is among the wrong ones
         return []
     except (ValueError, TypeError, ConfigError) as error:
-        return [] if any(name in str(error) for name in wrong) else [Problem(path, str(error))]
+        return [Problem(path, str(error))]
     return []
 
 

@@ -167,7 +167,7 @@ def test_a_value_of_the_wrong_type_does_not_hide_a_value_out_of_range() -> None:
     said = refused("retriever.k1=abc", "retriever.b=2")
     assert said.startswith("2 problems:"), said
     assert "retriever.k1" in said
-    assert "b must be" in said
+    assert "b between 0 and 1" in said
 
 
 def test_a_choice_that_does_not_exist_does_not_hide_what_else_is_wrong() -> None:

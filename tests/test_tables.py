@@ -201,7 +201,7 @@ def test_datasets_of_several_measures_have_a_mean_each(runs):
 def test_values_under_other_judgments_do_not_stand_beside_each_other(runs):
     runs.add(topics(0.5), retriever="a", judgments="shallow")
     runs.add(topics(0.7), retriever="b", judgments="pools")
-    with pytest.raises(ConfigError, match="shallow: 1 experiments; pools: 1 experiments"):
+    with pytest.raises(ConfigError, match="shallow: 1 experiment; pools: 1 experiment"):
         table([runs.sweep()], ["retriever"], ["pair"])
     assert cells(table([runs.sweep()], ["retriever"], ["judgments"]))["a", "pools"] == "-"
     assert ("b", "en-de") not in cells(table([runs.sweep()], ["retriever"], ["pair"], where=["judgments=shallow"]))
@@ -248,7 +248,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
 
 def test_what_is_no_finished_experiment_is_said_to_be_unfinished(runs):
     folder = runs.add(topics(0.5))
-    with pytest.raises(ConfigError, match=r"1 folders in it hold one: name them, e.g. .*toy.en-de/\*"):
+    with pytest.raises(ConfigError, match=r"1 folder in it holds one: name it, e\.g\. .*toy\.en-de/\*"):
         table([folder.parent], ["retriever"], ["pair"])
     (folder / "metrics.csv").unlink()
     with pytest.raises(ConfigError, match="is not complete; give its `clir run` again"):
