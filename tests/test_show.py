@@ -87,7 +87,7 @@ def test_what_names_no_experiment_or_several_is_refused_with_what_there_is(store
     for name, said in {
         "hyb": r"may mean 2 experiments: demo.en-de/hybrid\+oracle-\w+, demo.en-de/hybrid-\w+",
         "bm25_td": "did you mean .*bm25_dt",
-        str(sweep): "is a sweep of 4 experiments; name one of them: demo.en-de/bm25_dt-",
+        str(sweep): "is a sweep of 4 experiments; name one: demo.en-de/bm25_dt-",
         str(store.runs / "demo.en-de"): "is no experiment's folder",
     }.items():
         with pytest.raises(ConfigError, match=said):
