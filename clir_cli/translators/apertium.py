@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,6 +148,8 @@ def _from_stream(answer: str, number: int) -> str | None:
 
 # One pipeline per direction, kept open --------------------------------------------------------------------------------
 
+PUSH = 0.02  # seconds of silence after which a text that is held back is pushed on
+
 
 class _Pipe:
     """A running `apertium` for one mode: a text and a NUL go in, its translation and a NUL come out (null flush)."""
@@ -175,16 +178,14 @@ class _Pipe:
     def translate(self, texts: Sequence[str], timeout: float) -> list[str]:
         with self.lock:
             data = b"".join(_to_stream(text, number) for number, text in enumerate(texts))
-            answered = threading.Event()
-            writer = threading.Thread(target=self._write, args=(data, answered), daemon=True)  # else both sides block
+            writer = threading.Thread(target=self._write, args=(data,), daemon=True)  # else both sides block
             writer.start()
             try:
-                return list(track(self._read(texts, timeout), len(texts), f"apertium {self.mode}", "sentences"))
+                return list(track(self._read(texts, timeout, writer), len(texts), f"apertium {self.mode}", "sentences"))
             except BaseException:  # also Ctrl-C: half an answer may be under way, so nobody may use this pipe again
                 self._end()
                 raise
             finally:
-                answered.set()
                 writer.join()
 
     def is_usable(self) -> bool:
@@ -192,8 +193,12 @@ class _Pipe:
 
     def close(self) -> None:
         if self.owner == os.getpid():  # a forked child leaves its parent's pipe alone
+            self.stdin.close()  # the end of its input ends every program of the pipeline
+            with suppress(subprocess.TimeoutExpired):  # unless somebody else holds the pipe's other end
+                self.process.wait(timeout=5)
+                self.ended = True
             self._end()
-            for file in (self.stdin, self.stdout, self.errors):
+            for file in (self.stdout, self.errors):
                 file.close()
 
     def _end(self) -> None:
@@ -207,20 +212,30 @@ class _Pipe:
                 break
         self.ended = True
 
-    def _write(self, data: bytes, answered: threading.Event) -> None:
+    def _write(self, data: bytes) -> None:
         rest = memoryview(data + b"\0" * 16)
         with suppress(BrokenPipeError):  # the program has died, or was ended: the reader says so
             while rest:
                 rest = rest[self.stdin.write(rest) :]
-            while not answered.wait(0.02):  # gawk, twice in the script, holds a text back until it has read some more
+
+    def _push(self) -> None:
+        """gawk, twice in the script, holds a text back until it has read some more."""
+        with suppress(BrokenPipeError):
+            if select.select([], [self.stdin], [], 0)[1]:
                 self.stdin.write(b"\0")
 
-    def _read(self, texts: Sequence[str], timeout: float) -> Iterator[str]:
+    def _read(self, texts: Sequence[str], timeout: float, writer: threading.Thread) -> Iterator[str]:
         poll, rest, number = select.poll(), b"", 0
         poll.register(self.stdout, select.POLLIN)
+        heard = time.monotonic()
         while number < len(texts):
-            if not poll.poll(timeout * 1000):
-                raise self._failure(f"has been silent for {timeout:g} s", texts, number)
+            if not poll.poll(PUSH * 1000):
+                if time.monotonic() - heard > timeout:
+                    raise self._failure(f"has been silent for {timeout:g} s", texts, number)
+                if not writer.is_alive():
+                    self._push()
+                continue
+            heard = time.monotonic()
             chunk = os.read(self.stdout.fileno(), 1 << 16)
             if not chunk:
                 raise self._failure("has died", texts, number)
@@ -255,6 +270,7 @@ def _pipe(program: str, mode: str) -> _Pipe:
 
 
 @atexit.register
-def _close_all() -> None:
-    for pipe in _PIPES.values():
-        pipe.close()
+def close() -> None:
+    """End the programs that are kept open; the next translation starts its own."""
+    while _PIPES:
+        _PIPES.popitem()[1].close()
