@@ -24,13 +24,16 @@ from clir_cli.types import neutral
 
 # Debian 12's pair packages with their modes (the files in /usr/share/apertium/modes), to name the one that is missing.
 _DEBIAN = """
-afr-nld:afr-nld,nld-afr  bel-rus:bel-rus,rus-bel  cat-ita:cat-ita,ita-cat  dan-nor:dan-nno,dan-nob,nno-dan,nob-dan
-en-gl:en-gl,gl-en  eng-cat:eng-cat,cat-eng  eng-spa:eng-spa,spa-eng  eo-ca:ca-eo  eo-en:eo-en,en-eo  eo-es:es-eo
-eo-fr:fr-eo  es-pt:es-pt,pt-es  es-ro:ro-es  eu-en:eu-en  eu-es:eu-es  fr-es:fr-es,es-fr  fra-cat:fra-cat,cat-fra
+afr-nld:afr-nld,nld-afr  arg-cat:arg-cat,cat-arg  bel-rus:bel-rus,rus-bel  br-fr:br-fr  cat-ita:cat-ita,ita-cat
+cat-srd:cat-srd  dan-nor:dan-nno,dan-nob,nno-dan,nob-dan  en-gl:en-gl,gl-en  eng-cat:eng-cat,cat-eng
+eng-spa:eng-spa,spa-eng  eo-ca:ca-eo  eo-en:eo-en,en-eo  eo-es:es-eo  eo-fr:fr-eo  es-gl:es-gl,gl-es
+es-pt:es-pt,pt-es  es-ro:ro-es  eu-en:eu-en  eu-es:eu-es  fr-es:fr-es,es-fr  fra-cat:fra-cat,cat-fra
 hbs-eng:hbs-eng,eng-hbs,eng-hbs_BS,eng-hbs_HR,eng-hbs_SR,Cyrl-Latn  hbs-mkd:hbs-mkd,mkd-hbs  hbs-slv:hbs-slv,slv-hbs
 ind-zlm:ind-zlm,zlm-ind  isl-eng:isl-eng  isl-swe:isl-swe,swe-isl  mkd-bul:mkd-bul,bul-mkd  mkd-eng:mkd-eng
-por-cat:por-cat,cat-por  rus-ukr:rus-ukr,ukr-rus  spa-cat:spa-cat,cat-spa  spa-ita:spa-ita,ita-spa
-swe-dan:swe-dan,dan-swe  swe-nor:swe-nno,swe-nob,nno-swe,nob-swe  urd-hin:urd-hin,hin-urd
+nno-nob:nno-nob,nob-nno  oc-ca:oc-ca,ca-oc  oc-es:oc-es,es-oc  oci-fra:oci-fra,fra-oci  pol-szl:pol-szl,szl-pol
+por-cat:por-cat,cat-por  pt-gl:pt-gl,gl-pt  rus-ukr:rus-ukr,ukr-rus  spa-arg:spa-arg,arg-spa  spa-ast:spa-ast
+spa-cat:spa-cat,cat-spa  spa-ita:spa-ita,ita-spa  srd-ita:ita-srd  swe-dan:swe-dan,dan-swe
+swe-nor:swe-nno,swe-nob,nno-swe,nob-swe  urd-hin:urd-hin,hin-urd
 """
 _PACKAGES = {
     mode: f"apertium-{name}"
@@ -56,7 +59,8 @@ class Apertium(Pieced):
         if _chain(source, target, installed):
             return None
         packages = next((p for chain in chains(source, target) if (p := lacking(chain, installed))), None)
-        have = ", ".join(f"{s}-{t}" for s, t in product(LANGUAGES, repeat=2) if _chain(s, t, installed))
+        spoken = [code for code, row in LANGUAGES.items() if row.apertium]
+        have = ", ".join(f"{s}-{t}" for s, t in product(spoken, repeat=2) if _chain(s, t, installed))
         return f"apertium does not translate {source} to {target} here; installed: {have or 'nothing'}\n  " + (
             f"apt-get install apertium {packages}" if packages else "no Debian package has this direction"
         )
