@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from clir_cli.answers import recall_at
+from clir_cli import answers
 from clir_cli.errors import ConfigError, DataError, RunError, many
 from clir_cli.progress import say
 from clir_cli.types import Qrel, Run
@@ -27,7 +27,10 @@ Topics: TypeAlias = Literal["judged", "relevant"]
 # Our own measures, spelled like ir_measures' (`Name@20`): name -> (judgments, ranking) of one topic -> value. Both are
 # data frames: query_id, doc_id, relevance, and query_id, doc_id, score with the best document first, cut at the cut-off.
 # A topic without results scores 0 unasked.
-OWN: dict[str, Callable[[pd.DataFrame, pd.DataFrame], float]] = {f"R@{k}kt": recall_at(k) for k in (2, 5)}
+OWN: dict[str, Callable[[pd.DataFrame, pd.DataFrame], float]] = {
+    **{f"R@{k}kt": answers.recall_at(k) for k in (2, 5)},
+    **{f"R(punkt)@{k}kt": answers.recall_at(k, "punkt") for k in (2, 5)},  # the tokens of XOR-Retrieve's script
+}
 
 
 class Summary(NamedTuple):
@@ -66,6 +69,7 @@ def _parse(name: str) -> Measure:
     own, _, cutoff = name.partition("@")
     try:
         if name in OWN:  # R@2kt
+            answers.check_installed("punkt" if "punkt" in name else "rules")
             measure = ir_measures.define_byquery(OWN[name], name)
         elif own in OWN:
             measure = ir_measures.define_byquery(OWN[own], own)

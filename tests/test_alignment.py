@@ -200,10 +200,10 @@ def test_a_static_encoder_on_tatoeba_has_the_errors_that_its_card_says(clir: Cli
 
 
 def analysed(*overrides: str, most: int = 1000) -> dict[str, Values]:
-    """file -> its values, without a process of its own."""
-    (cell,) = compose.cells(overrides)
+    """file -> its values, without a process of its own; of a sweep where an override has several values."""
+    cells = compose.cells(overrides, any("," in text for text in overrides if text.startswith("dataset.pair")))
     found: dict[str, Values] = {}
-    for row in alignment.analysed([config.built(cell.plain)], most):
+    for row in alignment.analysed([config.built(cell.plain) for cell in cells], most):
         found.setdefault(row.file, {})[row.pair, row.lang, row.layer, row.measure] = row.value
     assert set(found) == set(alignment.FILES)
     return found
@@ -229,6 +229,20 @@ def test_a_transformer_is_analysed_layer_by_layer_and_texts_it_cuts_are_counted(
     tokens = found["tokens"]
     assert tokens["tr-en", "tr", "", "cut_share"] < 0.1 and tokens["tr-en", "en", "", "cut_share"] > 0.5
     assert tokens["tr-en", "tr", "", "fertility"] > 2, "a tokenizer that has seen no Turkish"
+
+
+@needs_shared(TATOEBA)
+def test_the_probe_tells_all_languages_apart_layer_by_layer(tmp_path: Path) -> None:
+    model = small_encoders.bert(tmp_path / "bert")
+    found = analysed(
+        "retriever=dense", f"retriever.model={model}", "retriever.pooling=mean", "dataset=bitext", TEXTS,
+        "dataset.pair=tr-en,ru-en", most=60,
+    )["probe"]  # fmt: skip
+    joint = {layer: value for (pair, lang, layer, _), value in found.items() if (pair, lang) == ("all", "tr+en+ru")}
+    assert set(joint) == {"0", "1", "2", "3", "output"} and len(set(joint.values())) > 1
+    assert all(0.5 < value <= 1 for value in joint.values()), "an alphabet of its own gives Russian away"
+    alone = {layer: value for (pair, _, layer, _), value in found.items() if pair == "ru-en"}
+    assert set(alone) == set(joint) and min(alone.values()) > 0.9
 
 
 def test_documents_that_are_translations_of_each_other_serve_as_bitext(tmp_path: Path) -> None:

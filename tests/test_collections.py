@@ -312,6 +312,25 @@ def test_no_page_has_a_fact_that_yaml_cut_in_two(name: str) -> None:
     assert not [line for line in datasets.page(row) if re.search(r"\bNone\b", line)]
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if (node(name).get("about") or {}).get("doc_langs")])
+def test_a_collections_page_says_all_that_a_newcomer_asks_or_that_nobody_stated_it(name: str) -> None:
+    (row,) = [row for row in datasets.rows(()) if row["name"] == name]
+    page = "\n".join(datasets.page(row))
+    asked = [
+        "splits",
+        "topic fields",
+        "document fields",
+        "measures",
+        "translations",
+        "topics averaged over",
+        "how to get it",
+    ]
+    asked += ["topics in", "documents in", "judgments", "grades", "size", "fields", "licence", "citation"]
+    assert [
+        fact for fact in asked if f"\n  {fact}  " not in page and f" {fact}" not in page.partition("not stated")[2]
+    ] == []
+
+
 def test_the_list_says_what_there_is_and_the_page_all_of_it(shared_clir: Clir) -> None:
     listed = shared_clir("datasets").stdout.splitlines()
     assert listed[0].split()[:2] == ["dataset", "topics"] and [line.split()[0] for line in listed[1:]] == NAMES

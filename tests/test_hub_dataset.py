@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from logging import StreamHandler
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,25 @@ def test_belebele_questions_find_their_passage_in_another_language(cached: Any) 
     assert data.read_qrels("qrels")[2] == Qrel(
         "https://en.wikibooks.org/wiki/B#1", "sw-https://en.wikibooks.org/wiki/B", 1
     )
+
+
+def test_each_of_belebeles_122_variants_is_read_from_its_file(cached: Any) -> None:
+    row = {"link": "w/A", "question_number": 1, "flores_passage": "nagar", "question": "kahan?"}
+    data = preset("belebele")
+    files = {code: replace(data, query_lang=code)._place("topics", code) for code in data.about["query_langs"]}
+    assert len(set(files.values())) == 122
+    assert (files["hi"], files["hi_Latn"]) == (
+        "hub:facebook/belebele/data/hin_Deva.jsonl",
+        "hub:facebook/belebele/data/hin_Latn.jsonl",
+    )
+    assert [files[code][-14:-6] for code in ("ar", "ar_Latn", "zh", "zh_Hant", "ff", "bo", "arz", "nb")] == [
+        "arb_Arab", "arb_Latn", "zho_Hans", "zho_Hant", "fuv_Latn", "bod_Tibt", "arz_Arab", "nob_Latn",
+    ]  # fmt: skip
+    cached("facebook/belebele", "data/hin_Latn.jsonl", [row])
+    cached("facebook/belebele", "data/ary_Arab.jsonl", [row])
+    pool = preset("belebele", "dataset.query_lang=hi_Latn", "dataset.doc_lang=[hi_Latn,ary]")
+    assert [doc.doc_id for code in ("hi_Latn", "ary") for doc in pool.read_docs(code)] == ["hi_Latn-w/A", "ary-w/A"]
+    assert [row.doc_id for row in pool.read_qrels("qrels")] == ["hi_Latn-w/A", "ary-w/A"]
 
 
 def test_mfaq_questions_find_the_answer_below_them(cached: Any) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from conftest import XQUAD, Clir, needs_shared
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clir_cli import answers, compose, config
+from clir_cli import answers, compose, config, evaluation
 from clir_cli.datasets import open_qa
 from clir_cli.datasets.open_qa import OpenQuestions
 from clir_cli.datasets.qa import QuestionAnswering
@@ -341,7 +345,7 @@ def test_xor_tydi_judges_what_holds_an_answer(passages: Path, capsys: pytest.Cap
     ]  # fmt: skip
     said = capsys.readouterr().err
     assert "1 of 3 questions without an answer in the collection: counted" in said
-    assert "1 questions are answered by yes or no only and are left out" in said
+    assert "1 questions have no answer but yes or no and are left out" in said
 
 
 def test_mkqa_takes_answers_and_aliases_in_the_language_of_the_documents(passages: Path) -> None:
@@ -411,6 +415,90 @@ def test_r_at_2kt_reads_the_first_two_thousand_tokens_as_xor_retrieve_does() -> 
         assert value(judgments, ranking[:1]) == value(pd.DataFrame({"query_id": ["2"]}), ranking) == 0.0
     with pytest.raises(ConfigError, match="R@2kt is for datasets with answers"):
         value(judgments, ranking)
+
+
+@pytest.fixture
+def punkt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Punkt's data where NLTK looks for it: made by NLTK of the English passages of the demo, in the form it is published in."""
+    nltk = pytest.importorskip("nltk")
+    from nltk.tokenize import punkt
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
+    place = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
+    place.mkdir(parents=True)
+    trained = punkt.PunktTrainer("\n".join([*ENGLISH, ABBREVIATED * 20]))
+    punkt.save_punkt_params(trained.get_params(), str(place))
+    for cached in (answers._punkt, nltk.tokenize._get_punkt_tokenizer):
+        cached.cache_clear()
+    yield
+    for cached in (answers._punkt, nltk.tokenize._get_punkt_tokenizer):
+        cached.cache_clear()
+
+
+ABBREVIATED = "The co. was old. A new co. came. It is the co. of the town. The co. grew! "
+ENGLISH = [
+    json.loads(line)["text"]
+    for line in (Path(open_qa.__file__).parent / "demo" / "docs.en.jsonl").read_text("utf-8").splitlines()
+]
+
+
+def test_with_punkt_the_tokens_are_those_that_xor_retrieves_script_counts(punkt: None) -> None:
+    import nltk
+
+    texts = [
+        *ENGLISH,
+        'He wrote, e.g. in No. 5 of 1998.[2] "So be it,"\n"then" said J. A. Smith et al. of the co. Ltd.',
+        "",
+    ]
+    assert [answers.treebank(text, "punkt") for text in texts] == [nltk.word_tokenize(text) for text in texts]
+    assert answers.treebank("The co. It is old.", "punkt") == ["The", "co", ".", "It", "is", "old", "."]
+
+
+def test_r_at_2kt_by_punkt_is_a_measure_of_its_own_name(punkt: None) -> None:
+    cites = "It ran well.[2] They left."
+    assert answers.treebank(cites) != answers.treebank(cites, "punkt"), "a sentence ends before a bracket, or does not"
+    judgments, ranking = pd.DataFrame({"query_id": ["1"]}), pd.DataFrame({"doc_id": ["d"]})
+    assert evaluation.parse_measures(["R(punkt)@2kt", "R@2kt"]) and not {"R(punkt)@2kt", "R@2kt"} - set(evaluation.OWN)
+    with answers.known({"1": ["well ."]}, lambda ids: [cites for _ in ids]):
+        assert evaluation.OWN["R(punkt)@2kt"](judgments, ranking) == 1.0
+        assert evaluation.OWN["R@2kt"](judgments, ranking) == 0.0
+
+
+def test_without_the_data_of_punkt_its_measure_is_refused_and_the_other_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    nltk = pytest.importorskip("nltk")
+    monkeypatch.setattr(nltk.data, "path", [])
+    answers._punkt.cache_clear()
+    with pytest.raises(ConfigError, match=r"whose data is not on this machine\n  python -m nltk\.downloader punkt_tab"):
+        evaluation.parse_measures(["R(punkt)@2kt"])
+    assert str(evaluation.parse_measures(["R@5kt"])[0]) == "R@5kt"
+
+
+@given(st.lists(st.text("ab,.:;!?'\"()[]-1’“%n't ", max_size=8).map(str.strip).filter(bool), max_size=8))
+def test_where_sentences_are_cut_matters_only_at_full_stops_and_straight_quotes(parts: list[str]) -> None:
+    tokenize = pytest.importorskip("nltk.tokenize").NLTKWordTokenizer().tokenize
+    ends, begins = re.compile(r"[.][])}>\"'»”’ ]*$"), re.compile(r"^(\"|'')")
+    texts = [parts[0]] if parts else []
+    for part in parts[1:]:
+        if ends.search(texts[-1]) or begins.search(part):
+            texts[-1] = f"{texts[-1]} {part}"  # no place where the two ways agree without asking
+        else:
+            texts.append(part)
+    assert tokenize(" ".join(texts)) == [token for text in texts for token in tokenize(text)]
+
+
+def test_questions_without_an_answer_do_not_count_where_spans_alone_do(tmp_path: Path) -> None:
+    rows = [("1", ["Egypt"]), ("2", ["yes"]), ("3", []), ("4", ["no", "Sudan"])]
+    topics, docs = tmp_path / "q.jsonl", tmp_path / "d.jsonl"
+    topics.write_text(
+        "".join(json.dumps({"id": i, "question": "?", "lang": "fi", "answers": a}) + "\n" for i, a in rows)
+    )
+    docs.write_text(json.dumps({"id": "d", "title": "", "text": "Sudan"}) + "\n")
+    (cell,) = compose.cells(
+        ["dataset=xor_tydi", f"dataset.docs={docs}", f"dataset.topics={topics}", "dataset.pair=fi-en"]
+    )
+    data = config.built(cell.plain).dataset
+    assert data.read_answers() == {"1": ("Egypt",), "4": ("Sudan",)}
+    assert data.read_qrels("answers") == [Qrel("4", "d", 1), Qrel("1", "d", 0)]
 
 
 def test_xor_tydi_is_run_and_scored_by_the_first_two_thousand_tokens(passages: Path, clir: Clir) -> None:

@@ -94,7 +94,7 @@ class Files(TestCollection):
             lang = self._translated_from()
         spoken = language(lang)
         values = {
-            "lang": lang, "iso3": spoken.iso3, "name": spoken.name.lower(), "split": self.split, "path": "{path}",
+            "lang": lang, "iso3": spoken.iso3, "name": spoken.name.lower().replace(" ", "_"), "split": self.split, "path": "{path}",
         }  # fmt: skip
         if part == "topics":
             one = self.doc_langs[0] if len(self.doc_langs) == 1 else None
@@ -229,7 +229,7 @@ class Files(TestCollection):
     def _chosen(self, table: Table, lang: str) -> Iterator[tuple[int, Record]]:
         """The rows in one language. Where the path names a language, a row that says another is an error."""
         others: Counter[str] = Counter()
-        one, spelled = self._one_language(table.part), {None, lang, language(lang).iso3}
+        one, spelled = self._one_language(table.part), {None, *language(lang).spellings}
         for line, row in table.rows():
             record = table.record(line, row)
             if record.lang in spelled or (one and not record.lang):

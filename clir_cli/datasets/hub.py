@@ -179,8 +179,8 @@ class Hub(TestCollection):
 
     def _spelled(self, lang: str) -> set[str]:
         """How a column may write a language."""
-        row = language(lang)
-        return {name for name in (lang, row.iso3, row.flores, (self.codes or {}).get(lang)) if name}
+        own = (self.codes or {}).get(lang)
+        return language(lang).spellings | ({own} if own else set())
 
     def _fields(self, columns: Columns, rows: Rows, number: int, row: Mapping[str, Any]) -> dict[str, str]:
         return {name: rows.text(number, row, column) for name, column in columns.items() if name not in OTHERS}

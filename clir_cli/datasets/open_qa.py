@@ -36,7 +36,7 @@ class OpenQuestions(Hub):
     """
 
     answers: str  # a column of the topics: text, a list of texts or of {text, aliases}, or a Python list as text
-    spans_only: bool = False  # leave out questions that are answered by yes or no only, as XOR-Retrieve does
+    spans_only: bool = False  # leave out questions with no answer but yes or no, or none, as XOR-Retrieve's script does
     measures: tuple[str, ...] = ("Success@20", "Success@100", "RR@10")
 
     @property
@@ -74,7 +74,7 @@ class OpenQuestions(Hub):
                 query_id = rows.id(number, row, key)
                 found[query_id] = tuple(dict.fromkeys((*found.get(query_id, ()), *texts)))
         if self.spans_only:
-            return {query: spans(texts) for query, texts in found.items() if spans(texts) or not texts}
+            return {query: spans(texts) for query, texts in found.items() if spans(texts)}
         return found
 
     def read_topics(self, lang: str, source: str | None = None) -> list[Query]:
@@ -85,7 +85,7 @@ class OpenQuestions(Hub):
         answered = self.read_answers()
         kept = [query for query in found if query.query_id in answered]
         if left := len(found) - len(kept):
-            say(f"{left} questions are answered by yes or no only and are left out (dataset.spans_only)")
+            say(f"{left} questions have no answer but yes or no and are left out (dataset.spans_only)")
         return kept
 
     def read_qrels(self, name: str) -> list[Qrel]:

@@ -78,7 +78,7 @@ class Bitexts:
 def analysed(cells: Sequence[Config], most: int) -> list[Row]:
     """All analyses of each cell's encoder on the first `most` lines of its pair; the probe over all languages too."""
     found: list[Row] = []
-    seen: dict[str, dict[str, np.ndarray]] = {}  # encoder -> language -> vectors
+    seen: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # encoder -> layer -> language -> vectors
     said: set[str] = set()
     last: dict[str, Bitexts] = {}
     for cfg in track(cells, len(cells), "analyse", "pairs"):
@@ -87,16 +87,17 @@ def analysed(cells: Sequence[Config], most: int) -> list[Row]:
             found += analysis(bitext)
         retriever = cfg.labels["retriever"]
         last[retriever] = bitext
-        for lang, output in zip(bitext.langs, bitext.output, strict=True):
-            seen.setdefault(retriever, {}).setdefault(lang, output)
-    for retriever, languages in seen.items():
-        if len(languages) > 2:
-            size = min(map(len, languages.values()))  # as many of each: chance is 1 / languages
-            value = geometry.language_probe({lang: rows[:size] for lang, rows in languages.items()})
-            row = last[retriever].row(
-                "probe", "language_probe", value, layer=OUTPUT, pair="all", lang="+".join(languages)
-            )
-            found.append(row._replace(texts=size))
+        for layer, *sides in bitext.spaces():
+            languages = seen.setdefault(retriever, {}).setdefault(layer, {})
+            for lang, vectors_of in zip(bitext.langs, sides, strict=True):
+                languages.setdefault(lang, vectors_of)
+    for retriever, spaces in seen.items():
+        for layer, languages in spaces.items():
+            if len(languages) > 2:
+                size = min(map(len, languages.values()))  # as many of each: chance is 1 / languages
+                value = geometry.language_probe({lang: rows[:size] for lang, rows in languages.items()})
+                row = last[retriever].row("probe", "language_probe", value, layer=layer, pair="all", lang="+".join(languages))  # fmt: skip
+                found.append(row._replace(texts=size))
     return found
 
 
@@ -317,7 +318,7 @@ def table(found: Sequence[Row]) -> str:
     empty = [i for i in range(4, len(head)) if all(set(row[i]) <= set("-/") for row in body)]
     kept = [i for i in range(len(head)) if i not in empty]
     shown = [[row[i] for i in kept] for row in (head, *body)]
-    joint = [f"probe over {r.lang}: {r.value:.3f} (chance {1 / (r.lang.count('+') + 1):.3f}), {r.retriever}" for r in found if r.pair == "all"]  # fmt: skip
+    joint = [f"probe over {r.lang}: {r.value:.3f} (chance {1 / (r.lang.count('+') + 1):.3f}), {r.retriever}" for r in found if r.pair == "all" and r.layer == OUTPUT]  # fmt: skip
     return "\n".join([*aligned(shown, right=range(3, len(kept))), *joint])
 
 

@@ -12,7 +12,7 @@ from clir_cli.errors import ConfigError, LanguageError, MissingModel
 from clir_cli.files import read_json
 
 Codes: TypeAlias = Literal["none", "nllb", "m2m100", "xmod"]
-COLUMNS = {"nllb": "flores", "m2m100": "m2m100", "xmod": "xmod"}  # of languages.py, which hold the models' own names
+COLUMNS = {"nllb": "nllb", "m2m100": "m2m100", "xmod": "xmod"}  # of languages.py, which hold the models' own names
 
 
 @dataclass(frozen=True)

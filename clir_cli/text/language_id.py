@@ -21,10 +21,10 @@ SAMPLE, SEED = 500, 0  # texts of one call that are looked at, drawn with this s
 
 # Languages that a sentence seldom tells apart, and varieties of one: either is taken for the other.
 _ALIKE = [
-    {"ar", "ary", "arz"}, {"zh", "yue", "wuu"}, {"hr", "bs", "sr"}, {"no", "nb", "nn", "da"}, {"id", "ms", "jv"}, {"az", "tr", "crh"},
+    {"ar", "ary", "arz"}, {"zh", "zh_Hant", "yue", "wuu"}, {"hr", "bs", "sr"}, {"no", "nb", "nn", "da"}, {"id", "ms", "jv"}, {"az", "tr", "crh"},
     {"fa", "tg"}, {"ku", "sdh"}, {"uz", "uzs"}, {"zu", "xh"}, {"gl", "pt"}, {"hi", "mr", "ne", "sa"}, {"rw", "rn"}, {"de", "lb"},
 ]  # fmt: skip
-_OTHER_NAMES = {"nb": "no"}  # py3langid's name where it has another
+_OTHER_NAMES = {"nb": "no", "zh_Hant": "zh"}  # py3langid's name where it has another
 
 
 def knows(lang: str) -> bool:

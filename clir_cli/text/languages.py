@@ -18,11 +18,11 @@ from clir_cli.errors import LanguageError
 class Language(NamedTuple):
     """A language under the names of everybody whose model, analyser or data we use; None where they do not have it."""
 
-    code: str  # ISO 639-1; what clir uses everywhere
+    code: str  # what clir uses everywhere: ISO 639-1, else 639-3; of a second script with it: `hi_Latn`, `zh_Hant`
     name: str  # in English
     iso3: str  # ISO 639-3; of the macrolanguage where the two-letter code means one (ara, zho, swa)
     script: str  # ISO 15924; the script of the names to the right
-    flores: str | None  # FLORES-200, NLLB
+    flores: str | None  # FLORES-200, and Belebele where it has more
     mbart: str | None  # mBART-50
     m2m100: str | None  # M2M100
     lucene: str | None  # analyser class in the Anserini jar
@@ -30,12 +30,29 @@ class Language(NamedTuple):
     xmod: str | None  # language adapter of X-MOD
     spaces: bool  # words are separated by white space
 
+    @property
+    def nllb(self) -> str | None:
+        """NLLB-200's code; None for what only FLORES-200 or Belebele has."""
+        return None if self.flores in _NOT_NLLB else _NLLB.get(str(self.flores), self.flores)
+
+    @property
+    def spellings(self) -> set[str]:
+        """How files may write the language in a column; an ISO 639-3 code means its first script."""
+        return {name for name in (self.code, self.flores, None if "_" in self.code else self.iso3) if name}
+
+
+# What NLLB's tokenizer (transformers 5.23) lacks of the column flores, and what it spells in another way.
+_NOT_NLLB = frozenset({"arb_Latn", "ben_Latn", "hin_Latn", "min_Arab", "npi_Latn", "sin_Latn", "urd_Latn"})
+_NLLB = {"sat_Olck": "sat_Beng"}
 
 # flores, mbart, m2m100: the tables of transformers 5.23; a macrolanguage stands for its standard variety (no: Bokmål,
 # ku: Kurmanji, ms: Standard Malay). lucene: what Anserini 1.7.1's AnalyzerMap takes, and Lucene's own class where the map
 # has none and would analyse as English in silence (el ro bg ca cs et eu ga gl hy lt lv ne sr ta); DefaultEnglish has no
-# public constructor (newDefaultInstance()); th needs a full JDK. apertium: the modes in Debian 12's packages; hbs_XX is
-# a target only. xmod: the config of facebook/xmod-base; the spelling of its Sanskrit adapter was not seen, so it is left out.
+# public constructor (newDefaultInstance()); th needs a full JDK. Of a dialect Lucene has none: retriever.analyser=ar reads
+# arz by that of Arabic, knowingly. apertium: the modes in Debian 12's packages; hbs_XX is a target only. xmod: the config
+# of facebook/xmod-base. The second part: what FLORES-200, Belebele, CLIRMatrix, AfriCLIRMatrix, AfriQA and Tatoeba have
+# beside the first; names are those of Unicode's CLDR (babel 2.18), else of these collections. CLIRMatrix's and Tatoeba's
+# retired codes stand as they write them: eml, kzj, sh; ber is a group of languages.
 _TABLE = """
 en English           eng Latn eng_Latn en_XX en anserini.DefaultEnglish eng,en     en_XX
 de German            deu Latn deu_Latn de_DE de de.German               -          de_DE
@@ -89,7 +106,7 @@ pa Punjabi           pan Guru pan_Guru -     pa -                       -       
 or Odia              ori Orya ory_Orya -     or -                       -          or_IN
 as Assamese          asm Beng asm_Beng -     -  -                       -          -
 ne Nepali            nep Deva npi_Deva ne_NP ne ne.Nepali               -          ne_NP
-sa Sanskrit          san Deva san_Deva -     -  -                       -          -
+sa Sanskrit          san Deva san_Deva -     -  -                       -          sa_IN
 si Sinhala           sin Sinh sin_Sinh si_LK si -                       -          si_LK
 ur Urdu              urd Arab urd_Arab ur_PK ur -                       urd        ur_PK
 da Danish            dan Latn dan_Latn -     da da.Danish               dan        da_DK
@@ -135,16 +152,177 @@ jv Javanese          jav Latn jav_Latn -     jv -                       -       
 my Burmese           mya Mymr mya_Mymr my_MM my -                       -          my_MM
 km Khmer             khm Khmr khm_Khmr km_KH km -                       -          km_KH
 lo Lao               lao Laoo lao_Laoo -     lo -                       -          lo_LA
+ace      Acehnese                       ace Latn ace_Latn - -   -          -       -
+ace_Arab Acehnese_(Arabic_script)       ace Arab ace_Arab - -   -          -       -
+acm      Mesopotamian_Arabic            acm Arab acm_Arab - -   -          -       -
+acq      Ta'izzi-Adeni_Arabic           acq Arab acq_Arab - -   -          -       -
+aeb      Tunisian_Arabic                aeb Arab aeb_Arab - -   -          -       -
+ajp      South_Levantine_Arabic         ajp Arab ajp_Arab - -   -          -       -
+ak       Akan                           aka Latn aka_Latn - -   -          -       -
+an       Aragonese                      arg Latn -        - -   -          arg     -
+ang      Old_English                    ang Latn -        - -   -          -       -
+apc      North_Levantine_Arabic         apc Arab apc_Arab - -   -          -       -
+ar_Latn  Arabic_(Latin_script)          ara Latn arb_Latn - -   -          -       -
+arq      Algerian_Arabic                arq Arab -        - -   -          -       -
+ars      Najdi_Arabic                   ars Arab ars_Arab - -   -          -       -
+ary      Moroccan_Arabic                ary Arab ary_Arab - -   -          -       -
+arz      Egyptian_Arabic                arz Arab arz_Arab - -   -          -       -
+ast      Asturian                       ast Latn ast_Latn - ast -          ast     -
+awa      Awadhi                         awa Deva awa_Deva - -   -          -       -
+ay       Aymara                         aym Latn ayr_Latn - -   -          -       -
+azb      South_Azerbaijani              azb Arab azb_Arab - -   -          -       -
+ba       Bashkir                        bak Cyrl bak_Cyrl - ba  -          -       -
+ban      Balinese                       ban Latn ban_Latn - -   -          -       -
+bar      Bavarian                       bar Latn -        - -   -          -       -
+bem      Bemba                          bem Latn bem_Latn - -   -          -       -
+ber      Berber                         ber Latn -        - -   -          -       -
+bho      Bhojpuri                       bho Deva bho_Deva - -   -          -       -
+bjn      Banjar                         bjn Latn bjn_Latn - -   -          -       -
+bjn_Arab Banjar_(Arabic_script)         bjn Arab bjn_Arab - -   -          -       -
+bm       Bambara                        bam Latn bam_Latn - -   -          -       -
+bn_Latn  Bengali_(Latin_script)         ben Latn ben_Latn - -   -          -       -
+bo       Tibetan                        bod Tibt bod_Tibt - -   -          -       -
+bpy      Bishnupriya                    bpy Beng -        - -   -          -       -
+br       Breton                         bre Latn -        - br  -          br      -
+bug      Buginese                       bug Latn bug_Latn - -   -          -       -
+cbk      Chavacano                      cbk Latn -        - -   -          -       -
+cdo      Min_Dong_Chinese               cdo Latn -        - -   -          -       -
+ce       Chechen                        che Cyrl -        - -   -          -       -
+ceb      Cebuano                        ceb Latn ceb_Latn - ceb -          -       -
+ch       Chamorro                       cha Latn -        - -   -          -       -
+cjk      Chokwe                         cjk Latn cjk_Latn - -   -          -       -
+ckb      Central_Kurdish                ckb Arab ckb_Arab - -   ckb.Sorani -       -
+crh      Crimean_Tatar                  crh Latn crh_Latn - -   -          -       -
+csb      Kashubian                      csb Latn -        - -   -          -       -
+cv       Chuvash                        chv Cyrl -        - -   -          -       -
+dik      Southwestern_Dinka             dik Latn dik_Latn - -   -          -       -
+diq      Zazaki                         diq Latn -        - -   -          -       -
+dsb      Lower_Sorbian                  dsb Latn -        - -   -          -       -
+dtp      Central_Dusun                  dtp Latn -        - -   -          -       -
+dyu      Dyula                          dyu Latn dyu_Latn - -   -          -       -
+dz       Dzongkha                       dzo Tibt dzo_Tibt - -   -          -       -
+ee       Ewe                            ewe Latn ewe_Latn - -   -          -       -
+eml      Emiliano-Romagnolo             eml Latn -        - -   -          -       -
+ff       Fula                           ful Latn fuv_Latn - ff  -          -       -
+fj       Fijian                         fij Latn fij_Latn - -   -          -       -
+fo       Faroese                        fao Latn fao_Latn - -   -          -       -
+fon      Fon                            fon Latn fon_Latn - -   -          -       -
+fur      Friulian                       fur Latn fur_Latn - -   -          -       -
+fy       Western_Frisian                fry Latn -        - fy  -          -       -
+gd       Scottish_Gaelic                gla Latn gla_Latn - gd  -          -       -
+gn       Guarani                        grn Latn grn_Latn - -   -          -       -
+gsw      Swiss_German                   gsw Latn -        - -   -          -       -
+hi_Latn  Hindi_(Latin_script)           hin Latn hin_Latn - -   -          -       -
+hne      Chhattisgarhi                  hne Deva hne_Deva - -   -          -       -
+hsb      Upper_Sorbian                  hsb Latn -        - -   -          -       -
+ht       Haitian_Creole                 hat Latn hat_Latn - ht  -          -       -
+ia       Interlingua                    ina Latn -        - -   -          -       -
+ie       Interlingue                    ile Latn -        - -   -          -       -
+ilo      Ilocano                        ilo Latn ilo_Latn - ilo -          -       -
+io       Ido                            ido Latn -        - -   -          -       -
+kab      Kabyle                         kab Latn kab_Latn - -   -          -       -
+kac      Jingpho                        kac Latn kac_Latn - -   -          -       -
+kam      Kamba                          kam Latn kam_Latn - -   -          -       -
+kbp      Kabiyè                         kbp Latn kbp_Latn - -   -          -       -
+kea      Kabuverdianu                   kea Latn kea_Latn - -   -          -       -
+kg       Kongo                          kon Latn kon_Latn - -   -          -       -
+ki       Kikuyu                         kik Latn kik_Latn - -   -          -       -
+kmb      Kimbundu                       kmb Latn kmb_Latn - -   -          -       -
+knc      Central_Kanuri                 knc Latn knc_Latn - -   -          -       -
+knc_Arab Central_Kanuri_(Arabic_script) knc Arab knc_Arab - -   -          -       -
+ks       Kashmiri                       kas Arab kas_Arab - -   -          -       -
+ks_Deva  Kashmiri_(Devanagari_script)   kas Deva kas_Deva - -   -          -       -
+kw       Cornish                        cor Latn -        - -   -          -       -
+kzj      Coastal_Kadazan                kzj Latn -        - -   -          -       -
+la       Latin                          lat Latn -        - -   -          -       la_VA
+lfn      Lingua_Franca_Nova             lfn Latn -        - -   -          -       -
+lg       Ganda                          lug Latn lug_Latn - lg  -          -       -
+li       Limburgish                     lim Latn lim_Latn - -   -          -       -
+lij      Ligurian                       lij Latn lij_Latn - -   -          -       -
+lmo      Lombard                        lmo Latn lmo_Latn - -   -          -       -
+ltg      Latgalian                      ltg Latn ltg_Latn - -   -          -       -
+lua      Luba-Lulua                     lua Latn lua_Latn - -   -          -       -
+luo      Luo                            luo Latn luo_Latn - -   -          -       -
+lus      Mizo                           lus Latn lus_Latn - -   -          -       -
+mag      Magahi                         mag Deva mag_Deva - -   -          -       -
+mai      Maithili                       mai Deva mai_Deva - -   -          -       -
+max      North_Moluccan_Malay           max Latn -        - -   -          -       -
+mg       Malagasy                       mlg Latn plt_Latn - mg  -          -       -
+mhr      Eastern_Mari                   mhr Cyrl -        - -   -          -       -
+mi       Māori                          mri Latn mri_Latn - -   -          -       -
+min      Minangkabau                    min Latn min_Latn - -   -          -       -
+min_Arab Minangkabau_(Arabic_script)    min Arab min_Arab - -   -          -       -
+mni      Manipuri                       mni Beng mni_Beng - -   -          -       -
+mos      Mossi                          mos Latn mos_Latn - -   -          -       -
+mrj      Western_Mari                   mrj Cyrl -        - -   -          -       -
+mzn      Mazanderani                    mzn Arab -        - -   -          -       -
+nap      Neapolitan                     nap Latn -        - -   -          -       -
+nds      Low_German                     nds Latn -        - -   -          -       -
+ne_Latn  Nepali_(Latin_script)          nep Latn npi_Latn - -   -          -       -
+new      Newari                         new Deva -        - -   -          -       -
+nov      Novial                         nov Latn -        - -   -          -       -
+nso      Northern_Sotho                 nso Latn nso_Latn - ns  -          -       -
+nus      Nuer                           nus Latn nus_Latn - -   -          -       -
+ny       Nyanja                         nya Latn nya_Latn - -   -          -       -
+oc       Occitan                        oci Latn oci_Latn - oc  -          oci,oc  -
+orv      Old_East_Slavic                orv Cyrl -        - -   -          -       -
+os       Ossetic                        oss Cyrl -        - -   -          -       -
+pag      Pangasinan                     pag Latn pag_Latn - -   -          -       -
+pam      Pampanga                       pam Latn -        - -   -          -       -
+pap      Papiamento                     pap Latn pap_Latn - -   -          -       -
+pms      Piedmontese                    pms Latn -        - -   -          -       -
+pnb      Western_Punjabi                pnb Arab -        - -   -          -       -
+prs      Dari                           prs Arab prs_Arab - -   -          -       -
+qu       Quechua                        que Latn quy_Latn - -   -          -       -
+rn       Rundi                          run Latn run_Latn - -   -          -       -
+sah      Yakut                          sah Cyrl -        - -   -          -       -
+sat      Santali                        sat Olck sat_Olck - -   -          -       -
+sc       Sardinian                      srd Latn srd_Latn - -   -          srd     -
+scn      Sicilian                       scn Latn scn_Latn - -   -          -       -
+sco      Scots                          sco Latn -        - -   -          -       -
+sd       Sindhi                         snd Arab snd_Arab - sd  -          -       -
+sg       Sango                          sag Latn sag_Latn - -   -          -       -
+sh       Serbo-Croatian                 hbs Latn -        - -   -          hbs     -
+shn      Shan                           shn Mymr shn_Mymr - -   -          -       -
+si_Latn  Sinhala_(Latin_script)         sin Latn sin_Latn - -   -          -       -
+sm       Samoan                         smo Latn smo_Latn - -   -          -       -
+ss       Swati                          ssw Latn ssw_Latn - ss  -          -       -
+st       Southern_Sotho                 sot Latn sot_Latn - -   -          -       -
+su       Sundanese                      sun Latn sun_Latn - su  -          -       -
+swg      Swabian                        swg Latn -        - -   -          -       -
+szl      Silesian                       szl Latn szl_Latn - -   -          szl     -
+taq      Tamasheq                       taq Latn taq_Latn - -   -          -       -
+taq_Tfng Tamasheq_(Tifinagh_script)     taq Tfng taq_Tfng - -   -          -       -
+tk       Turkmen                        tuk Latn tuk_Latn - -   -          -       -
+tn       Tswana                         tsn Latn tsn_Latn - tn  -          -       -
+tpi      Tok_Pisin                      tpi Latn tpi_Latn - -   -          -       -
+ts       Tsonga                         tso Latn tso_Latn - -   -          -       -
+tt       Tatar                          tat Cyrl tat_Cyrl - -   -          -       -
+tum      Tumbuka                        tum Latn tum_Latn - -   -          -       -
+tzl      Talossan                       tzl Latn -        - -   -          -       -
+tzm      Central_Atlas_Tamazight        tzm Tfng tzm_Tfng - -   -          -       -
+ug       Uyghur                         uig Arab uig_Arab - -   -          -       -
+umb      Umbundu                        umb Latn umb_Latn - -   -          -       -
+ur_Latn  Urdu_(Latin_script)            urd Latn urd_Latn - -   -          -       -
+vec      Venetian                       vec Latn vec_Latn - -   -          -       -
+vo       Volapük                        vol Latn -        - -   -          -       -
+wa       Walloon                        wln Latn -        - -   -          -       -
+war      Waray                          war Latn war_Latn - -   -          -       -
+wuu      Wu_Chinese                     wuu Hans -        - -   cjk.CJK    -       -
+xmf      Mingrelian                     xmf Geor -        - -   -          -       -
+yi       Yiddish                        yid Hebr ydd_Hebr - yi  -          -       -
+yue      Cantonese                      yue Hant yue_Hant - -   cjk.CJK    -       -
+zh_Hant  Chinese_(Traditional)          zho Hant zho_Hant - -   cjk.CJK    -       zh_TW
 """
-_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "my", "km", "lo"})
+_WITHOUT_SPACES = frozenset({"zh", "zh_Hant", "yue", "wuu", "ja", "th", "my", "shn", "km", "lo", "bo", "dz"})
 
 # Spellings that people try and no column has: retired and bibliographic codes, countries, other names.
 _ALIASES = """
-ar:arabic-msa  bn:bangla  cs:cze,cz  cy:wel  da:dk  de:ger  el:gre,gr  en:uk,us,gb  es:castilian  eu:baq  fa:per,farsi,ir
-fr:fre  he:iw  hr:scr,sh  hy:arm  id:in  is:ice  ja:jp  jv:jw  ka:geo  ko:kr  ku:kurmanji  ky:kirghiz  mk:mac  ms:may
+ar:arabic-msa  bn:bangla  bo:tib  cs:cze,cz  cy:wel  da:dk  de:ger  el:gre,gr  en:uk,us,gb  es:castilian  eu:baq  fa:per,farsi,ir
+fr:fre  he:iw  hr:scr  hy:arm  id:in  is:ice  ja:jp  jv:jw  ka:geo  ko:kr  ku:kurmanji  ky:kirghiz  mk:mac  ms:may
 my:bur,myanmar  nl:dut,flemish  om:afaan-oromo  or:oriya  pa:panjabi  ro:rum,mo,moldavian  si:sinhalese  sk:slo
-sl:slovenian  sq:alb  sr:scc,sh  sv:se  sw:kiswahili  tl:fil,filipino  tw:ak,aka,akan  uk:ua  vi:vn  xh:isixhosa
-zh:chi,cmn,cn,mandarin  zu:isizulu
+sl:slovenian  sq:alb  sr:scc  sv:se  sw:kiswahili  tl:fil,filipino  uk:ua  vi:vn  xh:isixhosa
+zh:chi,cmn,cn,mandarin  zh_Hant:zh-tw,zh-hk,cmn-hant  zu:isizulu
 """
 
 
@@ -183,8 +361,15 @@ def _suggestions(code: str) -> list[str]:
 
     known: dict[str, list[str]] = {}
     for row in LANGUAGES.values():
-        for spelling in (row.code, row.iso3, row.name, (row.flores or row.iso3)[:3], *row.apertium):
-            known.setdefault(spelling.casefold(), []).append(row.code)
+        for spelling in (
+            row.code,
+            row.iso3,
+            row.name,
+            row.flores or row.iso3,
+            (row.flores or row.iso3)[:3],
+            *row.apertium,
+        ):
+            known.setdefault(spelling.casefold().replace("_", "-"), []).append(row.code)
     for entry in _ALIASES.split():
         meant, _, spellings = entry.partition(":")
         for spelling in spellings.split(","):
@@ -196,15 +381,16 @@ def _suggestions(code: str) -> list[str]:
 
 
 # Sentences. A hard mark ends one wherever it stands; a soft mark only before white space and no lower-case letter.
-_HARD = "。！？．｡।॥۔؟።፧၊။។៕༎։"
+_HARD = "。！？．｡।॥۔؟።፧၊။។៕།༎᱾᱿։"
 _SOFT = ".!?…՞\u037e"  # ՞ stands on the vowel of the asked word, mostly inside a sentence; U+037E is the Greek question mark
 _HARD_SCRIPTS = {
     "Hans": "。！？", "Jpan": "。！？", "Deva": "।॥", "Beng": "।", "Guru": "।", "Gujr": "।", "Orya": "।", "Telu": "।", "Knda": "।",
     "Taml": "।", "Mlym": "।", "Sinh": "।", "Arab": "۔؟", "Ethi": "።፧", "Mymr": "၊။", "Khmr": "។៕", "Armn": "։", "Kore": "。！？",
+    "Hant": "。！？", "Tibt": "།༎", "Olck": "᱾᱿",
 }  # fmt: skip
 _CLOSE = "\"'”’»›)\\]}）］｝」』】〉》〕＂＇"
 _END = re.compile(
-    rf"(?P<hard>[{_SOFT}]*(?:[{_HARD}]|፡፡)[{_HARD}{_SOFT}]*)[{_CLOSE}]*"  # “ after 。 opens the next sentence
+    rf"(?P<hard>[{_SOFT}]*(?:[{_HARD}]|፡፡)[{_HARD}{_SOFT}]*(?:\s+[།༎]+)*)[{_CLOSE}]*"  # “ after 。 opens the next sentence
     rf"|(?P<soft>[{_SOFT}]+|(?<=[\u0370-\u03ff\u1f00-\u1fff]);)[{_CLOSE}“‘«]*(?:\s»(?!\S))?"  # “ after . closes (German)
 )
 _NEXT = re.compile(r"\s++[^\w.!?…]{0,9}+(\w+)")  # the next word, behind an opening quote, bracket or dash
@@ -259,7 +445,7 @@ def join_sentences(pieces: Sequence[str], lang: str) -> str:
 
     Thai, Lao, Khmer and Burmese write no space between words but one between sentences.
     """
-    return ("" if language(lang).code in {"zh", "ja"} else " ").join(pieces)
+    return ("" if language(lang).script in {"Hans", "Hant", "Jpan"} else " ").join(pieces)
 
 
 def _sentences(line: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,13 +24,16 @@ from clir_cli.types import neutral
 
 # Debian 12's pair packages with their modes (the files in /usr/share/apertium/modes), to name the one that is missing.
 _DEBIAN = """
-afr-nld:afr-nld,nld-afr  bel-rus:bel-rus,rus-bel  cat-ita:cat-ita,ita-cat  dan-nor:dan-nno,dan-nob,nno-dan,nob-dan
-en-gl:en-gl,gl-en  eng-cat:eng-cat,cat-eng  eng-spa:eng-spa,spa-eng  eo-ca:ca-eo  eo-en:eo-en,en-eo  eo-es:es-eo
-eo-fr:fr-eo  es-pt:es-pt,pt-es  es-ro:ro-es  eu-en:eu-en  eu-es:eu-es  fr-es:fr-es,es-fr  fra-cat:fra-cat,cat-fra
+afr-nld:afr-nld,nld-afr  arg-cat:arg-cat,cat-arg  bel-rus:bel-rus,rus-bel  br-fr:br-fr  cat-ita:cat-ita,ita-cat
+cat-srd:cat-srd  dan-nor:dan-nno,dan-nob,nno-dan,nob-dan  en-gl:en-gl,gl-en  eng-cat:eng-cat,cat-eng
+eng-spa:eng-spa,spa-eng  eo-ca:ca-eo  eo-en:eo-en,en-eo  eo-es:es-eo  eo-fr:fr-eo  es-gl:es-gl,gl-es
+es-pt:es-pt,pt-es  es-ro:ro-es  eu-en:eu-en  eu-es:eu-es  fr-es:fr-es,es-fr  fra-cat:fra-cat,cat-fra
 hbs-eng:hbs-eng,eng-hbs,eng-hbs_BS,eng-hbs_HR,eng-hbs_SR,Cyrl-Latn  hbs-mkd:hbs-mkd,mkd-hbs  hbs-slv:hbs-slv,slv-hbs
 ind-zlm:ind-zlm,zlm-ind  isl-eng:isl-eng  isl-swe:isl-swe,swe-isl  mkd-bul:mkd-bul,bul-mkd  mkd-eng:mkd-eng
-por-cat:por-cat,cat-por  rus-ukr:rus-ukr,ukr-rus  spa-cat:spa-cat,cat-spa  spa-ita:spa-ita,ita-spa
-swe-dan:swe-dan,dan-swe  swe-nor:swe-nno,swe-nob,nno-swe,nob-swe  urd-hin:urd-hin,hin-urd
+nno-nob:nno-nob,nob-nno  oc-ca:oc-ca,ca-oc  oc-es:oc-es,es-oc  oci-fra:oci-fra,fra-oci  pol-szl:pol-szl,szl-pol
+por-cat:por-cat,cat-por  pt-gl:pt-gl,gl-pt  rus-ukr:rus-ukr,ukr-rus  spa-arg:spa-arg,arg-spa  spa-ast:spa-ast
+spa-cat:spa-cat,cat-spa  spa-ita:spa-ita,ita-spa  srd-ita:ita-srd  swe-dan:swe-dan,dan-swe
+swe-nor:swe-nno,swe-nob,nno-swe,nob-swe  urd-hin:urd-hin,hin-urd
 """
 _PACKAGES = {
     mode: f"apertium-{name}"
@@ -55,7 +59,8 @@ class Apertium(Pieced):
         if _chain(source, target, installed):
             return None
         packages = next((p for chain in chains(source, target) if (p := lacking(chain, installed))), None)
-        have = ", ".join(f"{s}-{t}" for s, t in product(LANGUAGES, repeat=2) if _chain(s, t, installed))
+        spoken = [code for code, row in LANGUAGES.items() if row.apertium]
+        have = ", ".join(f"{s}-{t}" for s, t in product(spoken, repeat=2) if _chain(s, t, installed))
         return f"apertium does not translate {source} to {target} here; installed: {have or 'nothing'}\n  " + (
             f"apt-get install apertium {packages}" if packages else "no Debian package has this direction"
         )
@@ -147,6 +152,8 @@ def _from_stream(answer: str, number: int) -> str | None:
 
 # One pipeline per direction, kept open --------------------------------------------------------------------------------
 
+PUSH = 0.02  # seconds of silence after which a text that is held back is pushed on
+
 
 class _Pipe:
     """A running `apertium` for one mode: a text and a NUL go in, its translation and a NUL come out (null flush)."""
@@ -175,16 +182,14 @@ class _Pipe:
     def translate(self, texts: Sequence[str], timeout: float) -> list[str]:
         with self.lock:
             data = b"".join(_to_stream(text, number) for number, text in enumerate(texts))
-            answered = threading.Event()
-            writer = threading.Thread(target=self._write, args=(data, answered), daemon=True)  # else both sides block
+            writer = threading.Thread(target=self._write, args=(data,), daemon=True)  # else both sides block
             writer.start()
             try:
-                return list(track(self._read(texts, timeout), len(texts), f"apertium {self.mode}", "sentences"))
+                return list(track(self._read(texts, timeout, writer), len(texts), f"apertium {self.mode}", "sentences"))
             except BaseException:  # also Ctrl-C: half an answer may be under way, so nobody may use this pipe again
                 self._end()
                 raise
             finally:
-                answered.set()
                 writer.join()
 
     def is_usable(self) -> bool:
@@ -192,8 +197,12 @@ class _Pipe:
 
     def close(self) -> None:
         if self.owner == os.getpid():  # a forked child leaves its parent's pipe alone
+            self.stdin.close()  # the end of its input ends every program of the pipeline
+            with suppress(subprocess.TimeoutExpired):  # unless somebody else holds the pipe's other end
+                self.process.wait(timeout=5)
+                self.ended = True
             self._end()
-            for file in (self.stdin, self.stdout, self.errors):
+            for file in (self.stdout, self.errors):
                 file.close()
 
     def _end(self) -> None:
@@ -207,20 +216,30 @@ class _Pipe:
                 break
         self.ended = True
 
-    def _write(self, data: bytes, answered: threading.Event) -> None:
+    def _write(self, data: bytes) -> None:
         rest = memoryview(data + b"\0" * 16)
         with suppress(BrokenPipeError):  # the program has died, or was ended: the reader says so
             while rest:
                 rest = rest[self.stdin.write(rest) :]
-            while not answered.wait(0.02):  # gawk, twice in the script, holds a text back until it has read some more
+
+    def _push(self) -> None:
+        """gawk, twice in the script, holds a text back until it has read some more."""
+        with suppress(BrokenPipeError):
+            if select.select([], [self.stdin], [], 0)[1]:
                 self.stdin.write(b"\0")
 
-    def _read(self, texts: Sequence[str], timeout: float) -> Iterator[str]:
+    def _read(self, texts: Sequence[str], timeout: float, writer: threading.Thread) -> Iterator[str]:
         poll, rest, number = select.poll(), b"", 0
         poll.register(self.stdout, select.POLLIN)
+        heard = time.monotonic()
         while number < len(texts):
-            if not poll.poll(timeout * 1000):
-                raise self._failure(f"has been silent for {timeout:g} s", texts, number)
+            if not poll.poll(PUSH * 1000):
+                if time.monotonic() - heard > timeout:
+                    raise self._failure(f"has been silent for {timeout:g} s", texts, number)
+                if not writer.is_alive():
+                    self._push()
+                continue
+            heard = time.monotonic()
             chunk = os.read(self.stdout.fileno(), 1 << 16)
             if not chunk:
                 raise self._failure("has died", texts, number)
@@ -255,6 +274,7 @@ def _pipe(program: str, mode: str) -> _Pipe:
 
 
 @atexit.register
-def _close_all() -> None:
-    for pipe in _PIPES.values():
-        pipe.close()
+def close() -> None:
+    """End the programs that are kept open; the next translation starts its own."""
+    while _PIPES:
+        _PIPES.popitem()[1].close()

@@ -22,7 +22,7 @@ from clir_cli.types import added, model, neutral
 
 Codes = Literal["none", "nllb", "m2m100", "mbart", "madlad"]
 DType = Literal["float32", "bfloat16", "float16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"]
-_COLUMNS = {"nllb": "flores", "m2m100": "m2m100", "mbart": "mbart", "madlad": "code"}  # of languages.py, with its codes
+_COLUMNS = {"nllb": "nllb", "m2m100": "m2m100", "mbart": "mbart", "madlad": "code"}  # of languages.py, with its codes
 _MADLAD = {
     "he": "iw",
     "tl": "fil",

@@ -18,6 +18,9 @@ SHOWN = {  # key of `about` -> how the page calls it, in the page's order
     "topics": "topics averaged over", "licence": "licence", "access": "how to get it", "place": "where it lies",
     "url": "page", "citation": "citation", "defects": "known defects", "source": "read in",
 }  # fmt: skip
+# What the page of a collection says where its yaml says nothing; of the rest it names what no source that was read states.
+UNSAID = {"splits": "one, nothing to choose", "translations": "none", "topics": "judged, clir's default; what the literature does was not read"}  # fmt: skip
+WANTED = ("query_langs", "doc_langs", "judgments", "grades", "size", "title_policy", "licence", "citation")
 
 
 def rows(config_dirs: Sequence[Path] = (), lang: str | None = None) -> list[Row]:
@@ -117,7 +120,10 @@ def _several(codes: Sequence[str]) -> str:
 
 def page(row: Row) -> Iterator[str]:
     """All that the yaml says: what a collection holds, how it is evaluated, how to obtain it."""
-    about = row["about"]
+    about, unknown = row["about"], list[str]()
+    if about.get("doc_langs"):  # a collection, and no format that anybody's files may have
+        about = {**UNSAID, **about}
+        unknown = [SHOWN[key] for key in WANTED if key not in about]
     yield f"{row['name']}: {row['title']}"
     if row["description"]:
         yield f"  {row['description']}"
@@ -134,6 +140,7 @@ def page(row: Row) -> Iterator[str]:
         ),
     ]
     facts += [(title, about[key]) for key, title in SHOWN.items() if key in about and title not in dict(facts)]
+    facts += [("not stated", f"{', '.join(unknown)}: in no source that was read")] if unknown else []
     width = max(len(title) for title, _ in facts)
     for title, value in facts:
         if value is not None:

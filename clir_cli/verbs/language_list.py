@@ -28,7 +28,7 @@ def _row(row: Language, restricted: dict[str, list[str]]) -> Row:
         "script": row.script,
         "analysers": analysers(row.code),
         "sentences": sentence_rules(row.code),
-        "nllb": row.flores,
+        "nllb": row.nllb,
         "m2m100": row.m2m100,
         "mbart": row.mbart,
         "xmod": row.xmod,
