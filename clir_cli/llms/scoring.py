@@ -69,18 +69,18 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def label_scores(
-    network: Any, rows: Sequence[Sequence[int]], labels: Sequence[int], batch_tokens: int
+    network: Any, rows: Sequence[Sequence[int]], labels: Sequence[int], batch_tokens: int, begun: Sequence[int] = ()
 ) -> Iterator[Scored]:
     """Log-probabilities of `labels` among themselves as the token after each prompt, (prompts, labels) float32.
 
-    Only the labels' rows of the output matrix are multiplied, in float32, with the hidden state at the last real token.
+    `begun`: what an encoder-decoder's answer begins with. Only the labels' rows of the output matrix are multiplied, in float32, with the hidden state at the last real token.
     """
     import torch
 
     for batch, shared in plan(rows, batch_tokens):
         if network.config.is_encoder_decoder:
-            start = [[network.generation_config.decoder_start_token_id]] * len(batch)
-            hidden = _decoder_states(network, [rows[i] for i in batch], start)[:, 0]
+            start = [[network.generation_config.decoder_start_token_id, *begun]] * len(batch)
+            hidden = _decoder_states(network, [rows[i] for i in batch], start)[:, -1]
             shared = 0
         else:
             hidden = _last_states(network, [rows[i] for i in batch], shared)
@@ -88,18 +88,22 @@ def label_scores(
 
 
 def text_scores(
-    network: Any, rows: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], batch_tokens: int
+    network: Any,
+    rows: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    batch_tokens: int,
+    begun: Sequence[int] = (),
 ) -> Iterator[Scored]:
-    """Sum of the log-probabilities of the tokens of `texts`, each after its prompt: (prompts, 1) float32."""
+    """Sum of the log-probabilities of the tokens of `texts`, each after its prompt, or after `begun`: (prompts, 1) float32."""
     import torch
 
     whole = [[*row, *text] for row, text in zip(rows, texts, strict=True)]
     for batch, _ in plan(whole, batch_tokens):
         said = [list(texts[i]) for i in batch]
         if network.config.is_encoder_decoder:
-            start = network.generation_config.decoder_start_token_id
-            states = _decoder_states(network, [rows[i] for i in batch], [[start, *text[:-1]] for text in said])
-            found = [states[at, : len(text)] for at, text in enumerate(said)]
+            start = [network.generation_config.decoder_start_token_id, *begun]
+            states = _decoder_states(network, [rows[i] for i in batch], [[*start, *text[:-1]] for text in said])
+            found = [states[at, len(begun) : len(begun) + len(text)] for at, text in enumerate(said)]
         else:
             states = _states(network, [whole[i] for i in batch])
             found = [states[at, len(rows[i]) - 1 : len(whole[i]) - 1] for at, i in enumerate(batch)]
