@@ -111,7 +111,10 @@ def read_ranking(at: Callable[[Step], Path], ranking: Ranking) -> Run:
     from clir_cli import runs
 
     run = runs.read_made(at(ranking.step) / "run.trec")
-    return run if ranking.under is None else runs.with_tail(run, read_ranking(at, ranking.under))
+    if ranking.under is None:
+        return run
+    under = read_ranking(at, ranking.under)
+    return runs.with_tail(run, under[(under["rank"] > ranking.gone) | ~under["query_id"].isin(run["query_id"])])
 
 
 def join_shards(shards: Sequence[Path], folder: Path, prior: Run | None = None) -> None:

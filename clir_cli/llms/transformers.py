@@ -68,7 +68,9 @@ class Transformers:
         if self.template not in ("model", "plain") and "messages" not in self.template:
             raise ValueError(f"template must be model, plain or a Jinja text over `messages`, got {self.template!r}")
         if self.template == "plain" and self.special_tokens == "twice":
-            raise ValueError("special_tokens=twice needs a chat template, which writes them once: template=plain writes none")
+            raise ValueError(
+                "special_tokens=twice needs a chat template, which writes them once: template=plain writes none"
+            )
         if self.context < 1 or self.batch_tokens < 1:
             raise ValueError("context and batch_tokens must be positive")
 

@@ -59,8 +59,6 @@ class Stages(FirstStages):
         `first` is the ranking whose passages `rerank.unit` may mean.
         """
         reranker, dataset = cfg.reranker, cfg.dataset
-        if cfg.rerank.empty == "drop":
-            ranking = Ranking(self._with_text(cfg, ranking))
         if getattr(reranker, "seed", 0):
             raise ConfigError(f"reranker.seed={reranker.seed}: what a reranker draws follows rerank.seed; set that")
         queries = self.query_view(cfg, "rerank")
@@ -79,7 +77,8 @@ class Stages(FirstStages):
             "docs": [[step.meaning if step not in originals else lang for lang, step in part] for part in docs.parts],
             "doc_fields": fields_meaning(docs.fields), "query_fields": fields_meaning(queries.fields), "langs": queries.langs,
             **({"repeat": cfg.rerank.repeat} if cfg.rerank.repeat else {}), **({"seed": cfg.rerank.seed} if cfg.rerank.seed else {}),
-            **({"quotes": "csv"} if cfg.rerank.quotes == "csv" else {}), **({"scores": "prior"} if cfg.rerank.scores == "prior" else {}),
+            **({"empty": "drop"} if cfg.rerank.empty == "drop" else {}), **({"quotes": "csv"} if cfg.rerank.quotes == "csv" else {}),
+            **({"scores": "prior"} if cfg.rerank.scores == "prior" else {}),
         }  # fmt: skip
         if isinstance(reranker, JudgedReranker):
             meaning["qrels"] = self._qrels_meaning(cfg)
@@ -111,29 +110,8 @@ class Stages(FirstStages):
             (candidates, depth), Shards(total, shard, "queries", RERANK_QUERIES), needs(reranker),
             _calls(reranker, depth, shown), getattr(reranker, "check", None),
         ))  # fmt: skip
-        return Ranking(step, ranking if cfg.rerank.tail == "keep" else None)
-
-    def _with_text(self, cfg: Config, ranking: Ranking) -> Step:
-        """The ranking without the documents that have no text in their own language, in the fields that the reranker sees."""
-        docs = self.doc_view(replace(cfg, rerank=replace(cfg.rerank, doc="original")), "rerank")
-
-        def make(at: At) -> Counts:
-            from clir_cli import runs
-
-            run = reranking.read_ranking(at.__getitem__, ranking)
-            texts = docs.find(at, run["doc_id"].unique().tolist())
-            filled = {doc_id for doc_id, text in texts.items() if text.text.strip()}
-            kept = run[run["doc_id"].isin(filled)]
-            runs.write_trec(kept, at.draft / "run.trec")
-            counts = {"queries": kept["query_id"].nunique(), "documents": len(kept), "empty": len(run) - len(kept)}
-            tell(counts, label, {"empty": "candidates without text left the ranking (rerank.empty=drop)"})
-            return counts
-
-        label, meaning = f"{cfg.labels['retriever']}.{pair_label(cfg)}", {"empty": "drop", **fields_meaning(docs.fields)}
-        parents = tuple(dict.fromkeys([*ranking.steps, *docs.steps]))
-        return self._step(
-            Step("select", label, cfg.plain, meaning, make, parents, work="leave out documents without text")
-        )
+        gone = depth if cfg.rerank.empty == "drop" else 0
+        return Ranking(step, ranking if cfg.rerank.tail == "keep" else None, gone)
 
     def _seen_by_reranker(self, cfg: Config, candidates: tuple[Ranking, int]) -> DocView:
         """A translation of the whole collection where the first stage has it anyway, else of the candidates only."""
@@ -226,6 +204,10 @@ class Stages(FirstStages):
             raise DataError(
                 f"{len(absent)} candidates have no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}"
             )
+        asked = sum(map(len, lists.values()))
+        if cfg.rerank.empty == "drop":
+            written = {d for d, texts_of in found.items() if any(t.text.strip() for t in texts_of)}
+            lists = {q: kept for q, ids in lists.items() if (kept := [d for d in ids if d in written])}
         if cfg.rerank.quotes == "csv":
             found = {d: [reranking.csv_quoted(t) for t in shown_of] for d, shown_of in found.items()}
         documents = [Candidates(texts[q], [found[d][0] for d in ids]) for q, ids in lists.items() if q in texts]
@@ -248,6 +230,7 @@ class Stages(FirstStages):
         return {
             "queries": len(candidates),
             "documents": sum(len(c.docs) for c in documents),
+            **({"empty": asked - sum(map(len, lists.values()))} if cfg.rerank.empty == "drop" else {}),
             **({"passages": sum(len(c.docs) for c in candidates)} if candidates is not documents else {}),
             **reranking.totals(journal),
             **(reranker.llm.costs() if hasattr(reranker, "llm") else {}),
