@@ -44,7 +44,11 @@ class Base:
     marks: Mapping[str, tuple[str, ...]]  # group -> the quirks that changed something of it
 
 
-MARKED = {"retriever": ("retriever", "retrieve"), "reranker": ("reranker", "rerank", "llm", "prompt")}  # whose label
+MARKED = {  # whose label; a translator's quirks stand in those of the stages that translate
+    "retriever": ("retriever", "retrieve"),
+    "reranker": ("reranker", "rerank", "llm", "prompt"),
+    "translator": ("translator",),
+}
 
 
 @contextmanager

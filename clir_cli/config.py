@@ -57,6 +57,10 @@ class Rerank:
     unit: Literal["document", "best_passage", "passages"] = "document"  # what the reranker is shown of a candidate
     passages: Passages | None = None  # of unit=passages; None: cut as the first stage's
     aggregate: Aggregate = "max"  # of unit=passages: how the scores of its passages become a document's
+    empty: Literal["keep", "drop"] = "keep"  # drop: documents without text leave the ranking before it is reranked
+    quotes: Literal["plain", "csv"] = "plain"  # csv: a text that holds a quotation mark is shown as CSV quotes it
+    scores: Literal["own", "prior"] = "own"
+    # prior: a place keeps the score that its candidate had, and evaluators sort documents of equal scores by doc_id
     repeat: int = 0
     seed: int = 0
 

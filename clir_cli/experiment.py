@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from clir_cli import config, ir_metadata, provenance
+from clir_cli import config, ir_metadata, provenance, reranking
 from clir_cli.config import Config
 from clir_cli.docstore import Docstore
 from clir_cli.errors import DataError
@@ -249,12 +249,12 @@ class Experiment:
         runs.write_trec(self._run(ranking), path, tag)
 
     def _run(self, ranking: Ranking) -> Run:
-        from clir_cli import runs
+        def folder(step: Step) -> Path:
+            found = self.store.folder(step)
+            assert found is not None
+            return found
 
-        folder = self.store.folder(ranking.step)
-        assert folder is not None
-        run = runs.read_made(folder / "run.trec")
-        return run if ranking.under is None else runs.with_tail(run, self._run(ranking.under))
+        return reranking.read_ranking(folder, ranking)
 
     def _query_rows(self, name: str) -> Iterator[dict[str, Any]]:
         """What each query cost over all rerankers."""

@@ -39,8 +39,9 @@ def label_all(
             and names.get("experiment", "none") != "none"
         ):
             given.append(f"expansion={names['experiment']}")
-        if group in quirks and name != "none":
-            given.append(f"quirk={'+'.join(quirks[group])}")
+        own = [*quirks.get(group, ()), *(quirks.get("translator", ()) if stage and translates(plain[stage]) else ())]
+        if own and name != "none":
+            given.append(f"quirk={'+'.join(own)}")
         other = names.get("translator") != DEFAULT_TRANSLATOR
         if stage and other and name != "none" and translates(plain[stage]):
             given.append(f"translator={names['translator']}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from clir_cli.errors import RunError
 from clir_cli.files import read_json, write_json
 from clir_cli.text.passages import Passages, Spans, passage_id, read_place, split_id
-from clir_cli.types import Candidates, Journal, Text
+from clir_cli.types import Candidates, Journal, Run, Text
 
 if TYPE_CHECKING:
-    from clir_cli.steps import Step
+    from clir_cli.steps import Ranking, Step
     from clir_cli.store import At
     from clir_cli.views import DocView
 
@@ -99,7 +99,26 @@ def totals(journal: Journal) -> dict[str, float]:
     return total
 
 
-def join_shards(shards: Sequence[Path], folder: Path) -> None:
+def csv_quoted(text: Text) -> Text:
+    """The text as a field of a CSV file: one with a quotation mark stands between two, and its own are doubled."""
+    return text._replace(
+        parts=tuple((lang, '"' + t.replace('"', '""') + '"' if '"' in t else t) for lang, t in text.parts)
+    )
+
+
+def read_ranking(at: Callable[[Step], Path], ranking: Ranking) -> Run:
+    """A finished ranking with its tail; `at` says where a step lies."""
+    from clir_cli import runs
+
+    run = runs.read_made(at(ranking.step) / "run.trec")
+    if ranking.under is None:
+        return run
+    under = read_ranking(at, ranking.under)
+    return runs.with_tail(run, under[(under["rank"] > ranking.gone) | ~under["query_id"].isin(run["query_id"])])
+
+
+def join_shards(shards: Sequence[Path], folder: Path, prior: Run | None = None) -> None:
+    """One ranking of all shards; `prior`: the candidates, whose scores stay in their places."""
     from clir_cli import runs
 
     ranking: dict[str, Any] = {}
@@ -109,5 +128,6 @@ def join_shards(shards: Sequence[Path], folder: Path) -> None:
             ranking |= read_json(shard / "ranking.json")
             queries |= read_json(shard / "queries.json")
             out.write((shard / "answers.jsonl").read_bytes())
-    runs.write_trec(runs.from_hits(ranking), folder / "run.trec")
+    run = runs.from_hits(ranking)
+    runs.write_trec(run if prior is None else runs.in_slots(run, prior), folder / "run.trec")
     write_json(folder / "queries.json", queries)

@@ -76,6 +76,20 @@ def with_tail(top: Run, rest: Run) -> Run:
     return run
 
 
+def in_slots(run: Run, prior: Run) -> Run:
+    """`run` as evaluators sort it if its places have the scores of `prior`'s: documents of equal scores by falling doc_id.
+
+    Scores one float32 step apart were equal before they were written (see strictly_falling).
+    """
+    slots: dict[str, np.ndarray] = {}
+    for query, rows in prior.groupby("query_id", sort=False):
+        scores = rows["score"].to_numpy(np.float32)
+        falls = np.nextafter(scores[:-1], np.float32(-np.inf)) > scores[1:]
+        slots[str(query)] = -np.concatenate([[0], np.cumsum(falls)])  # equal where the scores are
+    values = [float(slots[q][rank - 1]) for q, rank in zip(run["query_id"], run["rank"], strict=True)]
+    return ranked(run.assign(score=values))
+
+
 def _numbered(rows: pd.DataFrame) -> Run:
     rows = rows.reset_index(drop=True)
     return rows.assign(rank=rows.groupby("query_id", sort=False).cumcount() + 1)[COLUMNS]

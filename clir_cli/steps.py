@@ -54,10 +54,14 @@ class Shards:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking as steps made it; `under` is the ranking whose rest stays below it (rerank.tail=keep)."""
+    """A ranking as steps made it; `under` is the ranking whose rest stays below it (rerank.tail=keep).
+
+    What `step` left out of the first `gone` of them is no rest (rerank.empty=drop).
+    """
 
     step: Step
     under: Ranking | None = None
+    gone: int = 0
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -122,7 +122,8 @@ class Store:
         own = read_lists(self._trec(ranking.step))
         if ranking.under is not None:  # a dict keeps the first place of a document: reranked ones before the rest
             under = self.lists(ranking.under)
-            own = {q: list(dict.fromkeys([*own.get(q, ()), *docs])) for q, docs in under.items()}
+            rest = {q: docs[ranking.gone if q in own else 0 :] for q, docs in under.items()}
+            own = {q: list(dict.fromkeys([*own.get(q, ()), *docs])) for q, docs in rest.items()}
         return {q: docs[:depth] for q, docs in own.items()}
 
     def _trec(self, step: Step) -> Path:

@@ -109,6 +109,17 @@ def their_points(n: int, beats: Beats) -> list[float]:
     return points
 
 
+def their_all_pairs(n: int, k: int, beats: Beats) -> list[int]:
+    """By points; a document is listed when it has its first, and of equal points who was listed first stands first."""
+    points: dict[int, float] = {}
+    for a, b in combinations(range(n), 2):
+        first, second = beats(a, b), beats(b, a)
+        for doc, won in ((a, 1.0), (b, 0.0)) if first else ((b, 1.0), (a, 0.0)) if second else ((a, 0.5), (b, 0.5)):
+            if won:
+                points[doc] = points.get(doc, 0.0) + won
+    return their_output(sorted(points, key=lambda doc: -points[doc]), n, k)
+
+
 def their_windows(n: int, window: int, step: int) -> list[tuple[int, int]]:
     """RankGPT's: from the back, and none that would begin before the first document."""
     start, end, found = n - window, n, []
@@ -236,6 +247,105 @@ def test_pairwise_bubble_sort_is_llm_rankers_ranking_by_the_same_decisions(llm: 
 def both_orders(llm: Transformers, query: Candidates) -> Beats:
     best = picks(llm, query)
     return lambda a, b: best([a, b]) == 0 and best([b, a]) == 1
+
+
+def released(sort: sorting.Sort, decide: Callable[[sorting.Request], object]) -> list[int]:
+    """The order of one sort by a judge that answers a request as `decide` does."""
+    return sorting.play([sort], lambda asked: [decide(request) for _, request in asked])[0][0]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_released_setwise_sorts_are_theirs_whatever_the_judge_says(seed: int) -> None:
+    """A judge that likes what stands first and contradicts itself; the skips and the sets' order are llm-rankers'."""
+    draw = random.Random(seed)
+    n, k, children = draw.randint(2, 40), draw.randint(1, 12), draw.choice([2, 3, 5])
+
+    @cache
+    def best(docs: tuple[int, ...]) -> int:
+        return random.Random(f"{seed} {docs}").choice([0, 0, 0, *range(len(docs))]) if len(docs) > 1 else 0
+
+    def decide(request: sorting.Request) -> object:
+        assert isinstance(request, sorting.Pick)
+        return [request.docs[best(request.docs)]]
+
+    theirs = their_setwise_bubble(n, k, children, lambda docs: best(tuple(docs)))
+    assert released(sorting.skipping_bubble_sets(n, k, children), decide) == theirs
+    theirs = their_heap(n, k, children, lambda docs: best(tuple(docs)))
+    assert released(sorting.heap_sets(n, k, children, released=True), decide) == theirs
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_released_pairwise_sorts_give_ties_as_theirs_do(seed: int) -> None:
+    draw = random.Random(seed)
+    n, k = draw.randint(2, 30), draw.randint(1, 12)
+    said = {
+        (a, b): draw.random() < 0.5 for a in range(n) for b in range(n)
+    }  # whether the first of a prompt is preferred
+
+    def beats(a: int, b: int) -> bool:
+        return said[a, b] and not said[b, a]
+
+    def decide(request: sorting.Request) -> object:
+        assert isinstance(request, sorting.Compare)
+        first, second = request
+        return 1.0 if beats(first, second) else 0.0 if beats(second, first) else 0.5
+
+    def largest(docs: list[int]) -> int:
+        at = 0
+        for child in range(1, len(docs)):
+            at = child if beats(docs[child], docs[at]) else at
+        return at
+
+    order = released(sorting.heap_pairs(n, k, released=True), decide)
+    assert their_output(order, n, k) == their_heap(n, k, 2, largest)
+    order = released(sorting.all_pairs(n, released=True), decide)
+    assert their_output(order, n, k) == their_all_pairs(n, k, beats)
+
+
+def test_where_no_pair_can_be_told_apart_the_released_heap_turns_the_ranking_round() -> None:
+    def undecided(request: sorting.Request) -> object:
+        return 0.5
+
+    assert released(sorting.heap_pairs(12, 5), undecided)[:5] == [0, 1, 2, 3, 4]
+    assert released(sorting.heap_pairs(12, 5, released=True), undecided)[:5] == [0, 11, 10, 9, 8]
+
+
+def test_of_equal_points_the_released_code_puts_first_who_had_some_first() -> None:
+    wins = {(1, 0), (0, 2), (2, 1)}  # one win each; the first pair is won by 1
+
+    def decide(request: sorting.Request) -> object:
+        assert isinstance(request, sorting.Compare)
+        return 1.0 if tuple(request) in wins else 0.0
+
+    assert released(sorting.all_pairs(3), decide) == [0, 1, 2]
+    assert released(sorting.all_pairs(3, released=True), decide) == [1, 0, 2]
+
+
+def test_released_windows_are_rank_gpts_for_every_number_of_candidates() -> None:
+    for window, step in ((20, 10), (20, 15), (10, 3), (4, 2)):
+        for n in range(1, 130):
+            assert sorting.whole_windows(n, window, step) == their_windows(n, window, step)
+
+
+@pytest.mark.parametrize("n", [5, 7, 12])
+def test_a_released_sliding_window_leaves_the_front_as_it_was(llm: Transformers, n: int) -> None:
+    query, prompt = candidates(n, n), Order(spare_tokens=40)
+    exact, theirs = (
+        Listwise(llm, prompt, window=4, step=2, parsing="digits", query_tokens=20, flow=flow)  # type: ignore[arg-type]
+        for flow in ("exact", "released")
+    )
+    unseen = n % 2  # documents before the last whole window
+    assert ours(theirs, query)[:unseen] == list(range(unseen))
+    assert theirs.calls(n) == len(their_windows(n, 4, 2)) == exact.calls(n) - unseen
+    assert (ours(theirs, query) == ours(exact, query)) or unseen
+
+
+def test_a_flow_that_no_released_code_has_is_refused(llm: Transformers) -> None:
+    for made, way in ((Pairwise, "bubble"), (Pairwise, "quick_select"), (Setwise, "insertion")):
+        with pytest.raises(ValueError, match="flow=released is for sort_by="):
+            made(llm, Pick(), sort_by=way, flow="released")  # type: ignore[operator]
+    with pytest.raises(ValueError, match="flow=released is for sort_by=sliding"):
+        Listwise(llm, Order(), sort_by="top_down", flow="released")
 
 
 def test_pairwise_bubble_sort_is_theirs_whatever_the_judge_says() -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from conftest import Clir
+from judge_server import JudgeServer, serving
 from test_llm_rerankers import Judge, candidates, ideal, ranked
 
-from clir_cli import compose, config
+from clir_cli import compose, config, reranking, runs
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.prompts.instructed import Order, Pick
 from clir_cli.rerankers.listwise import Listwise, read_digits
 from clir_cli.rerankers.pairwise import Pairwise
 from clir_cli.rerankers.setwise import Setwise
+from clir_cli.retrievers.hybrid import Hybrid
 from clir_cli.steps import identity
-from clir_cli.types import Candidates, Journal, Prompt, Text
+from clir_cli.store import read_lists
+from clir_cli.text import translation
+from clir_cli.types import Candidates, Journal, Prompt, Run, Text
 
 QUIRKS = {name: yaml.safe_load(path.read_text("utf-8")) for name, path in compose.choices("quirk").items()}
 BESIDE = {  # what the command in its first line chooses beside the quirk
@@ -154,3 +161,157 @@ def test_words_and_tokens_are_not_cut_together() -> None:
 def test_a_context_of_4096_leaves_less_for_each_passage() -> None:
     cut, whole = (Listwise(Judge(context=context), Order()).budget() for context in (4096, 128_000))
     assert 100 < cut < 200 < whole
+
+
+# One token, and nothing else
+
+
+def test_one_token_is_a_label_or_a_tie() -> None:
+    query, journal = candidates(4), Journal()
+    quirk = QUIRKS["written_pairs"]["reranker"]
+    for said, moved in (("B", True), (" b", True), ("B.", False), ("Passage", False), ("", False)):
+        llm = Judge(say=lambda right, said=said: said if right == "B" else said.replace("B", "A").replace("b", "a"))
+        order = ranked(Pairwise(llm, Pick(), sort_by="bubble", **quirk), query, journal=journal)["q"]
+        assert (order == ideal(query)) is moved, said
+        assert moved or order == [doc.id for doc in query.docs]
+    assert journal.queries["q"]["failed"] > 0, "ties of answers without a label are counted"
+    usual = Pairwise(Judge(say=lambda right: f"{right}."), Pick(), sort_by="bubble", answer="text")
+    assert ranked(usual, query)["q"] == ideal(query)
+
+
+def test_a_set_s_first_passage_wins_where_the_token_is_no_label() -> None:
+    query = candidates(30)
+    reranker = Setwise(
+        Judge(say=lambda right: "The"), Pick(), answer="token", **QUIRKS["first_wins_parsing"]["reranker"]
+    )
+    assert ranked(reranker, query)["q"] == [doc.id for doc in query.docs]
+
+
+# How texts reach the second stage, and what becomes of its scores
+
+
+def test_a_text_with_a_quotation_mark_is_shown_as_csv_quotes_it() -> None:
+    """As pandas writes a TSV that is then read by splitting at tabs."""
+    shown = {
+        "plain, with 'commas'; and more": "plain, with 'commas'; and more",
+        'He said "no" twice': '"He said ""no"" twice"',
+        '"': '""""',
+        'ends with "it"': '"ends with ""it"""',
+        "«guillemets» and “curls”": "«guillemets» and “curls”",
+    }
+    for text, quoted in shown.items():
+        assert reranking.csv_quoted(Text("d", (("en", text),))).text == quoted
+    both = reranking.csv_quoted(Text("d", (("de", 'ein "Wort"'), ("en", "a word"))))
+    assert both.parts == (("de", '"ein ""Wort"""'), ("en", "a word"))
+
+
+def run_of(*scored: tuple[str, float]) -> Run:
+    return runs.from_hits({"q": list(scored)})
+
+
+def order_of(run: Run) -> list[str]:
+    return list(run["doc_id"])
+
+
+def test_a_place_keeps_its_score_and_equal_ones_are_sorted_by_doc_id(tmp_path: Path) -> None:
+    """What trec_eval makes of a run that rank_llm wrote: the model's order is lost where the first stage had ties."""
+    first = run_of(("a", 0.5), ("b", 0.25), ("c", 0.25), ("d", 0.25), ("e", 0.125))
+    runs.write_trec(first, tmp_path / "run.trec")
+    prior = runs.read_made(tmp_path / "run.trec")
+    ordered = run_of(("e", 5), ("b", 4), ("a", 3), ("d", 2), ("c", 1))
+    assert order_of(runs.in_slots(ordered, prior)) == ["e", "d", "b", "a", "c"]
+    assert order_of(runs.in_slots(run_of(("c", 3), ("b", 2), ("a", 1)), prior)) == ["c", "b", "a"], "d, e were dropped"
+    without_ties = run_of(("a", 5.0), ("b", 4.0), ("c", 3.0), ("d", 2.0), ("e", 1.0))
+    assert order_of(runs.in_slots(ordered, without_ties)) == order_of(ordered)
+
+
+def test_six_decimals_tie_documents_that_reciprocal_ranks_tell_apart() -> None:
+    """1/68 + 1/74 = .02821940 and 1/63 + 1/81 = .02821869 are both .028219, and trec_eval sorts by falling doc_id."""
+    places = ({8: "a", 3: "b"}, {14: "a", 21: "b"})
+    lists = [
+        run_of(*((place.get(rank, f"{name}{rank}"), -float(rank)) for rank in range(1, 25)))
+        for name, place in zip("xy", places, strict=True)
+    ]
+    whole, cut = (Hybrid(("x", "y"), decimals=decimals).fuse(lists, "doc_id") for decimals in (None, 6))
+    assert order_of(whole)[:2] == ["a", "b"] and order_of(cut)[:2] == ["b", "a"]
+    assert list(cut["score"][:2]) == [0.028219] * 2
+    assert identity(Hybrid(("x", "y")), Fingerprints(Path("unused"))) == identity(
+        Hybrid(("x", "y"), decimals=None), Fingerprints(Path("unused"))
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Clir:
+    """Six documents, one of them without text and two of them with quotation marks, as one retriever ranked them."""
+    clir = Clir(tmp_path_factory.mktemp("quirks"))
+    texts = {"d1": 'a "b" c', "d2": "", "d3": "plain", "d4": 'what "he" said', "d5": "more", "d6": "last"}
+    (clir.folder / "docs.jsonl").write_text(
+        "".join(json.dumps({"doc_id": d, "text": text}) + "\n" for d, text in texts.items())
+    )
+    (clir.folder / "topics.tsv").write_text("query_id\ttext\nq\ta question\n")
+    (clir.folder / "qrels.txt").write_text("q 0 d3 2\nq 0 d4 1\nq 0 d2 0\nq 0 d6 1\n")
+    scores = {"d1": 0.5, "d2": 0.5, "d3": 0.25, "d4": 0.25, "d5": 0.25, "d6": 0.125}
+    (clir.folder / "first.trec").write_text(
+        "".join(f"q Q0 {d} {rank} {score} x\n" for rank, (d, score) in enumerate(scores.items(), 1))
+    )
+    return clir
+
+
+ASKED = [
+    "dataset=files", "dataset.docs=docs.jsonl", "dataset.topics=topics.tsv", "dataset.qrels=qrels.txt",
+    "dataset.query_lang=en", "dataset.doc_lang=en", "dataset.measures=[AP]", "retriever=run_file",
+    "retriever.path=first.trec", "retriever.order=any",
+]  # fmt: skip
+
+
+def final(folder: Path) -> list[str]:
+    return read_lists(folder / "run.trec")["q"]
+
+
+def test_documents_without_text_leave_the_ranking_and_are_not_its_tail_either(small: Clir) -> None:
+    """The first stage, by score and doc_id, is d2 d1 d5 d4 d3 d6; the oracle puts what is relevant first."""
+    kept, dropped, deep = (
+        small.experiment(*ASKED, "reranker=oracle", f"rerank.depth={depth}", *more)
+        for depth, more in ((4, []), (4, ["rerank.empty=drop"]), (100, ["rerank.empty=drop"]))
+    )
+    assert final(kept) == ["d4", "d2", "d1", "d5", "d3", "d6"]
+    assert final(dropped) == ["d4", "d1", "d5", "d3", "d6"], "three were ordered, the others are the tail"
+    assert final(deep) == ["d3", "d4", "d6", "d1", "d5"] and len({kept.name, dropped.name, deep.name}) == 3
+
+
+def test_slot_scores_undo_a_reranker_where_the_first_stage_had_ties(small: Clir) -> None:
+    own, prior = (small.experiment(*ASKED, "reranker=oracle", *more) for more in ([], ["rerank.scores=prior"]))
+    assert final(own) == ["d3", "d4", "d6", "d2", "d1", "d5"]
+    assert final(prior) == ["d4", "d3", "d6", "d2", "d1", "d5"], "the first two had one score, and so they have"
+    assert "scores: (absent) -> prior" in small("why", str(own), str(prior)).stdout
+
+
+def test_the_judge_reads_the_quotation_marks_of_a_csv_file(small: Clir) -> None:
+    """Both run beside each other; `clir diff` measures what the marks do."""
+    judge = JudgeServer({"a question": {}})
+    with serving(judge) as served:
+        asked = [
+            *ASKED, "reranker=pairwise", "llm=openai", "llm.model=judge", f"llm.base_url={served.url}",
+            "llm.api_key_env=JUDGE_KEY", "llm.context=4000", "reranker.answer=text", "rerank.empty=drop",
+        ]  # fmt: skip
+        env = {"JUDGE_KEY": "sk-none", "NO_PROXY": "127.0.0.1"}
+        folders = small("run", "--quiet", "-m", *asked, "quirk=null,csv_quotes", env=env).stdout.split()
+    said = ["\n".join(turn["content"] for turn in body["messages"]) for body in judge.requests]
+    shown = {text for prompt in said for text in re.findall(r"^\[[AB]\] (.*)$", prompt, re.MULTILINE)}
+    assert {'a "b" c', 'what "he" said', '"a ""b"" c"', '"what ""he"" said"'} <= shown
+    assert {"plain", "more", "last"} <= shown and "" not in shown
+    assert "pairwise" in Path(folders[0]).name and "quirk=csv_quotes" in (Path(folders[1]) / "metrics.csv").read_text()
+    assert "quotes" in small("diff", *folders).stdout
+
+
+# Sentences
+
+
+def test_without_punkt_every_mark_before_white_space_ends_a_sentence_and_no_line_does() -> None:
+    text = "Dr. Meyer kam am 3. Mai… Er blieb!\nUnd ging  wieder\n\nGanz."
+    by_rules, by_marks = translation.split([text])[0], translation.split([text], "marks")[0]
+    assert by_rules == ["Dr. Meyer kam am 3. Mai…", "Er blieb!", "Und ging  wieder", "Ganz."]
+    assert by_marks == ["Dr.", "Meyer kam am 3.", "Mai…", "Er blieb!", "Und ging  wieder\n\nGanz."]
+    assert translation.split(["", "  \n"], "marks") == [[], []]
+    with pytest.raises(ValueError, match="splitter must be rules, marks or wtpsplit"):
+        translation.Pieced(splitter="punkt")

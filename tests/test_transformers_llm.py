@@ -313,3 +313,65 @@ def test_a_real_server_says_what_the_model_says_here(llama, decoder):
         server.wait(20)
         if server.stderr:
             server.stderr.close()
+
+
+# What a published code did to prompts
+
+
+def test_twice_is_the_tokenizers_bos_before_the_templates(decoder):
+    (once,), (twice,) = (
+        replace(decoder, special_tokens=how)._read_prompts([(Message("user", "A law."),)]) for how in ("once", "twice")
+    )
+    assert (once[0], once[1:].count(0)) == (0, 0) and twice == [0, *once]
+    said = [a.text for how in ("once", "twice") for a in replace(decoder, special_tokens=how).generate(prompts(), 6)]
+    assert said[: len(said) // 2] != said[len(said) // 2 :], "the model reads it"
+    with pytest.raises(ValueError, match="special_tokens=twice needs a chat template"):
+        replace(decoder, template="plain", special_tokens="twice")
+
+
+def test_a_decoders_answer_goes_on_where_it_was_begun(decoder):
+    begun = replace(decoder, answer_start=" Passage:")
+    asked = (Message("user", "A law."),)
+    assert begun.render(asked) == decoder.render(asked) + " Passage:"
+    whole = decoder._answer([begun._read_prompts([asked])[0]], 5)[0]
+    assert begun.generate([asked], 5)[0].text == whole.text != decoder.generate([asked], 5)[0].text
+
+
+@pytest.mark.parametrize("which", ["decoder", "encoder_decoder"])
+def test_label_scores_after_a_begun_answer_are_those_of_the_whole_vocabulary(which, request):
+    import torch
+
+    plain = request.getfixturevalue(which)
+    llm = replace(plain, answer_start=" Passage")
+    asked = [(Message("user", text),) for text in TEXTS[:3]]
+    found = [answer.scores for answer in llm.score_labels(asked, ["A", "B"])]
+    ids, network = llm._label_ids(llm.render(asked[0]), ["A", "B"]), llm._network()
+    for prompt, scores in zip(asked, found, strict=True):
+        (row,) = llm._read_prompts([prompt])
+        more = {}
+        if plain.kind == "seq2seq":
+            begun = [network.generation_config.decoder_start_token_id, *llm.tokenizer().encode(" Passage")[1:]]
+            more = {"decoder_input_ids": torch.tensor([begun])}
+        with torch.inference_mode():
+            logits = network(input_ids=torch.tensor([row]), **more).logits[0, -1]
+        assert torch.allclose(torch.tensor(scores), torch.log_softmax(logits[ids], 0), atol=1e-4)
+    assert found != [answer.scores for answer in plain.score_labels(asked, ["A", "B"])]
+
+
+def test_an_encoder_decoders_answer_is_told_without_what_it_was_begun_with(encoder_decoder):
+    import torch
+
+    llm = replace(encoder_decoder, answer_start=" Passage")
+    asked = [(Message("user", text),) for text in TEXTS[:4]]
+    network, words = llm._network(), llm.tokenizer()
+    begun = [network.generation_config.decoder_start_token_id, *words.encode(" Passage", add_special_tokens=False)]
+    for prompt, answer in zip(asked, llm.generate(asked, 4), strict=True):
+        (row,) = llm._read_prompts([prompt])
+        with torch.inference_mode():
+            output = network.generate(
+                torch.tensor([row]), decoder_input_ids=torch.tensor([begun]), max_new_tokens=4, do_sample=False
+            )
+        assert words.decode(output[0, len(begun) :], skip_special_tokens=True) == answer.text
+    assert [a.text for a in llm.generate(asked, 4)] != [a.text for a in encoder_decoder.generate(asked, 4)]
+    sums = [llm.log_likelihood(asked, ["A law"] * 4), encoder_decoder.log_likelihood(asked, ["A law"] * 4)]
+    assert sums[0][0].scores != sums[1][0].scores and sums[0][0].output_tokens == sums[1][0].output_tokens

@@ -44,7 +44,8 @@ def flat(node: Any, name: str = "") -> dict[str, Any]:
 
 def composed(experiment: str, *overrides: str) -> dict[str, Any]:
     """The values of a configuration, without its names and labels."""
-    (cell,) = compose.cells([f"experiment=zuo2025/{experiment}", TRANSLATED, *overrides])
+    translated = [] if any(o.startswith("translator=") for o in overrides) else [TRANSLATED]
+    (cell,) = compose.cells([f"experiment=zuo2025/{experiment}", *translated, *overrides])
     return {k: v for k, v in flat(cell.plain).items() if not k.startswith(("names.", "labels."))}
 
 
@@ -129,7 +130,7 @@ def test_every_habit_can_be_switched_alone(name: str) -> None:
     beside = [
         w
         for w in compose.description(compose.choices("quirk")[name])[0].split()
-        if w.startswith(("retriever", "reranker"))
+        if w.startswith(("retriever", "reranker", "translator"))
     ]
     if name in SAME_IN_BOTH:
         beside += ["dataset=ciral", "dataset.pair=en-sw"]
@@ -148,6 +149,18 @@ def test_a_habit_stands_in_the_label_of_what_it_changes_and_nowhere_else() -> No
     assert cell.plain["labels"]["reranker"].startswith("prp_llama31[quirk=text_only+k10_pairwise+written_pairs")
     (cell,) = compose.cells(["experiment=zuo2025/published", TRANSLATED, "retriever=bm25_dt"])
     assert (cell.plain["labels"]["retriever"], cell.plain["labels"]["reranker"]) == ("bm25_dt", "none")
+
+
+def test_a_habit_of_the_translator_stands_in_the_labels_of_the_stages_that_translate() -> None:
+    def labels(*overrides: str) -> list[str]:
+        asked = ["experiment=zuo2025/published", "reranker=prp_aya101", *overrides]
+        (cell,) = compose.cells(asked)
+        return ["punkt_unused" in cell.plain["labels"][part] for part in ("retriever", "reranker")]
+
+    assert labels("retriever=bm25_dt", "rerank.doc=query_lang") == [True, True]
+    assert labels("retriever=bge_m3", "rerank.doc=query_lang") == [False, True]
+    assert labels("retriever=bge_m3", "rerank.doc=original") == [False, False]
+    assert labels("retriever=bm25_dt", TRANSLATED) == [False, False], "human translations have no sentences to cut"
 
 
 def test_clef_s_titles_stay_in_the_text_and_ciral_s_do_not() -> None:

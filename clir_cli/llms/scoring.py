@@ -40,21 +40,22 @@ class Beginnings(NamedTuple):
 
 
 def label_scores(
-    network: Any, rows: Sequence[Sequence[int]], labels: Sequence[int], batch_tokens: int
+    network: Any, rows: Sequence[Sequence[int]], labels: Sequence[int], batch_tokens: int, begun: Sequence[int] = ()
 ) -> Iterator[Scored]:
     """Log-probabilities of `labels` among themselves as the token after each prompt, (prompts, labels) float32.
 
-    Only the labels' rows of the output matrix are multiplied, in float32, with the hidden state at the last real token.
-    What prompts begin with in common is read once, also where a batch holds prompts of many queries.
+    `begun`: what an encoder-decoder's answer begins with, before the label. Only the labels' rows of the output matrix are
+    multiplied, in float32, with the hidden state at the last real token. What prompts begin with in
+    common is read once, also where a batch holds prompts of many queries.
     """
     if not network.config.is_encoder_decoder:
         for groups in _held(group(rows), batch_tokens):
             yield from _scores_after(network, rows, labels, groups, batch_tokens)
         return
-    start = network.generation_config.decoder_start_token_id
+    start = [network.generation_config.decoder_start_token_id, *begun]
 
     def scores(at: list[int]) -> torch.Tensor:
-        hidden = _decoder_states(network, [rows[i] for i in at], [[start]] * len(at))[:, 0]
+        hidden = _decoder_states(network, [rows[i] for i in at], [start] * len(at))[:, -1]
         return _label_logs(network, hidden, labels)
 
     batches = list(by_length(range(len(rows)), rows, batch_tokens))
@@ -158,9 +159,13 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def text_scores(
-    network: Any, rows: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], batch_tokens: int
+    network: Any,
+    rows: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    batch_tokens: int,
+    begun: Sequence[int] = (),
 ) -> Iterator[Scored]:
-    """Sum of the log-probabilities of the tokens of `texts`, each after its prompt: (prompts, 1) float32."""
+    """Sum of the log-probabilities of the tokens of `texts`, each after its prompt, or after `begun`: (prompts, 1) float32."""
     import torch
 
     whole = [[*row, *text] for row, text in zip(rows, texts, strict=True)]
@@ -168,9 +173,9 @@ def text_scores(
     def sums(batch: list[int]) -> torch.Tensor:
         said = [list(texts[i]) for i in batch]
         if network.config.is_encoder_decoder:
-            start = network.generation_config.decoder_start_token_id
-            states = _decoder_states(network, [rows[i] for i in batch], [[start, *text[:-1]] for text in said])
-            found = [states[at, : len(text)] for at, text in enumerate(said)]
+            start = [network.generation_config.decoder_start_token_id, *begun]
+            states = _decoder_states(network, [rows[i] for i in batch], [[*start, *text[:-1]] for text in said])
+            found = [states[at, len(begun) : len(begun) + len(text)] for at, text in enumerate(said)]
         else:
             states = _states(network, [whole[i] for i in batch])
             found = [states[at, len(rows[i]) - 1 : len(whole[i]) - 1] for at, i in enumerate(batch)]

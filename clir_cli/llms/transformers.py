@@ -14,7 +14,7 @@ from clir_cli.llms import scoring
 from clir_cli.llms import tokens as model_tokens
 from clir_cli.models import hub
 from clir_cli.progress import track
-from clir_cli.types import Answer, Message, Prompt, model, neutral
+from clir_cli.types import Answer, Message, Prompt, added, model, neutral
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +53,9 @@ class Transformers:
         "model"  # model: the tokenizer's chat template; plain: the turns' texts, a blank line between; or Jinja
     )
     template_options: Mapping[str, bool | int | str] = field(default_factory=dict)  # e.g. {enable_thinking: false}
+    special_tokens: Literal["once", "twice"] = added("once", "once")
+    # twice: the tokenizer puts its own before those that a chat template wrote, and BOS stands there two times (llm-rankers)
+    answer_start: str = added("", "")  # what the answer begins with: the model goes on from there
     force_length: bool = (
         False  # the answer is exactly max_tokens long: the end cannot come early (as RankZephyr is run)
     )
@@ -69,6 +72,10 @@ class Transformers:
             raise ValueError("a seq2seq model has no chat template: set template=plain, or a Jinja text")
         if self.template not in ("model", "plain") and "messages" not in self.template:
             raise ValueError(f"template must be model, plain or a Jinja text over `messages`, got {self.template!r}")
+        if self.template == "plain" and self.special_tokens == "twice":
+            raise ValueError(
+                "special_tokens=twice needs a chat template, which writes them once: template=plain writes none"
+            )
         if self.context < 1 or (self.batch_tokens is not None and self.batch_tokens < 1):
             raise ValueError("context and batch_tokens must be positive")
 
@@ -83,9 +90,10 @@ class Transformers:
         return [len(ids) for ids in self._read_prompts(prompts)]
 
     def render(self, prompt: Prompt) -> str:
-        """The text that the model reads, with the special tokens that a chat template writes."""
+        """The text that the model reads, with the special tokens that a chat template writes, up to where it goes on."""
+        begun = self.answer_start if self.kind == "causal" else ""  # an encoder-decoder's answer is a text of its own
         if self.template == "plain":
-            return "\n\n".join(turn.content for turn in prompt)
+            return "\n\n".join(turn.content for turn in prompt) + begun
         from jinja2 import TemplateError
 
         tokenizer = self.tokenizer()
@@ -102,7 +110,7 @@ class Transformers:
                 f"the chat template of {self.model} refuses the prompt: {error}\n"
                 "  a model without system turns wants prompt.system='', or llm.template=plain"
             ) from error
-        return str(text)
+        return f"{text}{begun}"
 
     def generate(self, prompts: Sequence[Prompt], max_tokens: int) -> list[Answer]:
         """Answers of at most `max_tokens` tokens. Raises ConfigError for a prompt that does not fit the context."""
@@ -127,7 +135,7 @@ class Transformers:
         self._check_length(rows, 1)
         ids = self._label_ids(self.render(prompts[0]), labels)
         network = self._scoring_network()
-        found = scoring.label_scores(network, rows, ids, self._scored_tokens(network))
+        found = scoring.label_scores(network, rows, ids, self._scored_tokens(network), self._begun())
         answers = self._scored(found, rows, [1] * len(rows))
         return [a._replace(text=max(zip(a.scores or (), labels, strict=True))[1]) for a in answers]
 
@@ -141,7 +149,7 @@ class Transformers:
             raise ConfigError(f"an empty text has no likelihood: {empty[0]!r}")
         self._check_length([[*row, *text] for row, text in zip(rows, texts, strict=True)], 0)
         network = self._scoring_network()
-        found = scoring.text_scores(network, rows, texts, self._scored_tokens(network))
+        found = scoring.text_scores(network, rows, texts, self._scored_tokens(network), self._begun())
         return self._scored(found, rows, [len(text) for text in texts])
 
     def _scored_tokens(self, network: PreTrainedModel) -> int:
@@ -167,11 +175,11 @@ class Transformers:
         if self.kind == "seq2seq":  # an answer begins a text of its own
             ids = tokenizer([str(label) for label in labels], add_special_tokens=False)["input_ids"]
         else:
-            plain = self.template == "plain"
-            before, *after = tokenizer([prompt, *(prompt + label for label in labels)], add_special_tokens=plain)[
+            own = self._adds_special_tokens
+            before, *after = tokenizer([prompt, *(prompt + label for label in labels)], add_special_tokens=own)[
                 "input_ids"
             ]
-            ends = len(before) - (before[-1:] == [tokenizer.eos_token_id] and plain)
+            ends = len(before) - (before[-1:] == [tokenizer.eos_token_id] and own)
             ids = [row[ends : len(row) - (len(before) - ends)] for row in after]
             if any(row[:ends] != before[:ends] for row in after):  # the label melts into the prompt's last token
                 ids = tokenizer([str(label) for label in labels], add_special_tokens=False)["input_ids"]
@@ -202,9 +210,19 @@ class Transformers:
             )
 
     def _read_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        plain = self.template == "plain"  # a chat template writes the special tokens itself
-        texts = [self.render(prompt) for prompt in prompts]
-        return list(self.tokenizer()(texts, add_special_tokens=plain, verbose=False)["input_ids"]) if texts else []
+        texts, own = [self.render(prompt) for prompt in prompts], self._adds_special_tokens
+        return list(self.tokenizer()(texts, add_special_tokens=own, verbose=False)["input_ids"]) if texts else []
+
+    @property
+    def _adds_special_tokens(self) -> bool:
+        """Whether the tokenizer does: a chat template writes them itself."""
+        return self.template == "plain" or self.special_tokens == "twice"
+
+    def _begun(self) -> list[int]:
+        """The tokens that an encoder-decoder's answer begins with; a decoder reads them at the end of its prompt."""
+        if self.kind == "causal" or not self.answer_start:
+            return []
+        return list(self.tokenizer()(self.answer_start, add_special_tokens=False)["input_ids"])
 
     def _batches(self, ids: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
         """Numbers of the prompts, longest first, as many together as `batch_tokens` holds."""
@@ -233,6 +251,11 @@ class Transformers:
             [0] * (width - len(row)) + [1] * len(row) if left else [1] * len(row) + [0] * (width - len(row))
             for row in ids
         ]
+        said_already = [] if left else self._begun()
+        more = {}
+        if said_already:
+            start = [network.generation_config.decoder_start_token_id, *said_already]
+            more = {"decoder_input_ids": torch.tensor([start] * len(rows), device=network.device)}
         with torch.inference_mode():
             output = network.generate(
                 torch.tensor(rows, device=network.device),  # (prompts, width)
@@ -241,10 +264,10 @@ class Transformers:
                 min_new_tokens=max_tokens if self.force_length else None,
                 do_sample=False,
                 pad_token_id=pad,
+                **more,
             )
-        said = (
-            output[:, width:] if left else output[:, 1:]
-        )  # (prompts, <= max_tokens); a decoder begins with its start token
+        first = width if left else 1 + len(said_already)  # an encoder-decoder's answer begins with its start token
+        said = output[:, first:]  # (prompts, <= max_tokens)
         seconds = (time.monotonic() - begun) / len(ids)
         return [
             self._read(row, len(prompt), max_tokens, seconds) for row, prompt in zip(said.tolist(), ids, strict=True)

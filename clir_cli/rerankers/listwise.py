@@ -37,6 +37,8 @@ class Listwise(LLMReranker):
     seed: int = neutral(0)  # of what is drawn; the stage gives its own, rerank.seed, which is part of the identity
     parsing: Literal["strict", "digits"] = added("strict", "strict")
     # of written numbers. strict: as the prompt reads them; digits: every number counts, also in chatter (see `read_digits`)
+    flow: Literal["exact", "released"] = added("exact", "exact")
+    # released: as RankGPT's and llm-rankers' code slides: no window begins before the first document, which may stay unseen
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,16 +56,22 @@ class Listwise(LLMReranker):
             raise ValueError("answer=labels needs a prompt whose labels are letters: a number may be several tokens")
         if self.parsing == "digits" and self.prompt.labels != "numbers":
             raise ValueError("parsing=digits needs a prompt whose labels are numbers")
+        if self.flow == "released" and self.sort_by != "sliding":
+            raise ValueError(f"flow=released is for sort_by=sliding, not for {self.sort_by}")
 
     def sort(self, n: int) -> Sort:
         way = {
-            "sliding": lambda: sorting.sliding_window(n, self.window, self.step, self.repeats),
+            "sliding": lambda: sorting.sliding_window(n, self.window, self.step, self.repeats, self._windows),
             "top_down": lambda: sorting.top_down(n, self.window, self.top),
             "knock_out": lambda: sorting.knock_out(n, self.window, self.top),
             "tournaments": lambda: sorting.tournaments(n, self.window, self.repeats, self.seed),
             "blocks": lambda: sorting.blocks(n, self.window, self.repeats, self.seed),
         }[self.sort_by]()
         return way if self.permutations == 1 else sorting.self_consistent(way, self.permutations, self.seed)
+
+    @property
+    def _windows(self) -> sorting.Windows:
+        return sorting.windows if self.flow == "exact" else sorting.whole_windows
 
     def largest(self) -> Request:
         return Order(tuple(range(self.window)))
@@ -103,7 +111,7 @@ class Listwise(LLMReranker):
             return 0
         match self.sort_by:
             case "sliding":
-                return self.repeats * len(sorting.windows(n, self.window, self.step))
+                return self.repeats * len(self._windows(n, self.window, self.step))
             case "blocks":
                 return self.repeats * math.ceil(n / self.window)
             case "tournaments":

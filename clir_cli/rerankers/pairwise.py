@@ -29,20 +29,28 @@ class Pairwise(LLMReranker):
     sort_by: Literal["all_pairs", "heap", "bubble", "quick_select"] = "heap"
     top: int = 10
     both_orders: bool = True  # false: half the calls, and the judge's position bias decides close cases
-    answer: Literal["labels", "text"] = "labels"
+    answer: Literal["labels", "text", "token"] = "labels"
+    # labels: the more probable; text: what the written answer names; token: the one token written, else a tie (llm-rankers)
     rest: Literal["sorted", "prior"] = added("sorted", "sorted")
     # what is not among the first `top`: as the algorithm left it, or in its prior order (llm-rankers, whatever it did)
+    flow: Literal["exact", "released"] = added("exact", "exact")
+    # released: as llm-rankers' code runs, whose ties go to the one that is above in the heap, whatever the first stage said,
+    # and equal points (all_pairs) to the one that had some first
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top < 1:
             raise ValueError(f"top must be at least 1, got {self.top}")
+        if self.flow == "released" and self.sort_by not in ("heap", "all_pairs"):
+            raise ValueError(f"flow=released is for sort_by=heap and all_pairs: it changes nothing of {self.sort_by}")
 
     def sort(self, n: int) -> Sort:
         if self.sort_by == "all_pairs":
-            order = yield from sorting.all_pairs(n)
+            order = yield from sorting.all_pairs(n, self.flow == "released")
+        elif self.sort_by == "heap":
+            order = yield from sorting.heap_pairs(n, self.top, self.flow == "released")
         else:
-            way = {"heap": sorting.heap_pairs, "bubble": sorting.bubble, "quick_select": sorting.quick_select}
+            way = {"bubble": sorting.bubble, "quick_select": sorting.quick_select}
             order = yield from way[self.sort_by](n, self.top)
         return order if self.rest == "sorted" else [*order[: self.top], *sorted(order[self.top :])]
 
@@ -54,7 +62,7 @@ class Pairwise(LLMReranker):
         if self.answer == "labels":
             labels = self.prompt.label(0), self.prompt.label(1)
             return [Call(self.prompt.messages(query, pair), labels=labels) for pair in shown]
-        limit = self.prompt.answer_tokens(self.llm)
+        limit = 1 if self.answer == "token" else self.prompt.answer_tokens(self.llm)
         return [Call(self.prompt.messages(query, pair), max_tokens=limit) for pair in shown]
 
     def read(self, request: Request, calls: Sequence[Call], answers: Sequence[Answer]) -> Reading:

@@ -108,14 +108,25 @@ def windows(n: int, window: int, step: int) -> list[tuple[int, int]]:
     return [*backwards, (0, n - step * len(backwards))]
 
 
-def sliding_window(n: int, window: int, step: int, repeats: int = 1) -> Sort:
+def whole_windows(n: int, window: int, step: int) -> list[tuple[int, int]]:
+    """As RankGPT's and llm-rankers' code cuts them: none that would begin before the first document.
+
+    Where n - window is no multiple of `step` the front is never seen; of fewer than a window nothing is.
+    """
+    return [(end - window, end) for end in range(n, window - 1, -step)]
+
+
+Windows: TypeAlias = Callable[[int, int, int], list[tuple[int, int]]]
+
+
+def sliding_window(n: int, window: int, step: int, repeats: int = 1, cut: Windows = windows) -> Sort:
     """Windows slide from the back to the front, so that the best `step` rise with them (Sun et al. 2023).
 
     Calls: repeats * (1 + ceil((n - window) / step)), each its own round. Exact for the first `step`.
     """
     order = list(range(n))
     for _ in range(repeats):
-        for start, end in windows(n, window, step):
+        for start, end in cut(n, window, step):
             (order[start:end],) = yield [Order(tuple(order[start:end]))]
     return order
 
@@ -300,15 +311,22 @@ def _agreed(request: Request, answers: Sequence[Any]) -> Any:
 # Pairwise -------------------------------------------------------------------------------------------------------------
 
 
-def all_pairs(n: int) -> Sort:
-    """PRP-allpair (Qin et al. 2024): every pair is compared, n (n - 1) / 2 comparisons in one round; a document's wins rank it."""
+def all_pairs(n: int, released: bool = False) -> Sort:
+    """PRP-allpair (Qin et al. 2024): every pair is compared, n (n - 1) / 2 comparisons in one round; a document's wins rank it.
+
+    Of equal wins the better prior rank stands first; `released`, as in llm-rankers, who had a point first, pairs taken in
+    their prior order.
+    """
     pairs = [Compare(i, j) for i in range(n) for j in range(i + 1, n)]
     answers = (yield [*pairs]) if pairs else []
     wins = [0.0] * n
+    scored: dict[int, None] = {}
     for (i, j), won in zip(pairs, answers, strict=True):
         wins[i] += won
         wins[j] += 1 - won
-    return sorted(range(n), key=lambda i: (-wins[i], i))
+        scored |= {doc: None for doc, points in ((i, won), (j, 1 - won)) if points}
+    first = range(n) if not released else [*scored, *(doc for doc in range(n) if doc not in scored)]
+    return sorted(first, key=lambda i: -wins[i])
 
 
 def bubble(n: int, top: int) -> Sort:
@@ -330,9 +348,12 @@ def bubble(n: int, top: int) -> Sort:
     return order
 
 
-def heap_pairs(n: int, top: int) -> Sort:
-    """PRP-sorting: a binary heap by comparisons, at most 2 n + 2 k log2 n of them, the first `top` taken off it."""
-    return (yield from _heap(n, top, 2, _best_of_pairs))
+def heap_pairs(n: int, top: int, released: bool = False) -> Sort:
+    """PRP-sorting: a binary heap by comparisons, at most 2 n + 2 k log2 n of them, the first `top` taken off it.
+
+    Of two that the judge cannot tell apart the better prior rank is above; `released`, as in llm-rankers, who is.
+    """
+    return (yield from _heap(n, top, 2, _best_of_pairs, released))
 
 
 def quick_select(n: int, top: int) -> Sort:
@@ -361,12 +382,13 @@ def _quick(docs: list[int], top: int) -> Sort:
 # Setwise --------------------------------------------------------------------------------------------------------------
 
 
-def heap_sets(n: int, top: int, children: int) -> Sort:
+def heap_sets(n: int, top: int, children: int, released: bool = False) -> Sort:
     """Setwise heapsort (Zhuang et al. 2024): one pick says which of a node and its `children` is best.
 
-    Nodes of one level are independent, so building the heap takes a round per level and not one per node.
+    Nodes of one level are independent, so building the heap takes a round per level and not one per node. A set is shown
+    in its prior order; `released`, as in llm-rankers, as it stands in the heap, the node first.
     """
-    return (yield from _heap(n, top, children, _best_of_set))
+    return (yield from _heap(n, top, children, _best_of_set, released))
 
 
 def _best_of_set(docs: tuple[int, ...]) -> Generator[Round, list[Any], int]:
@@ -385,13 +407,15 @@ def _best_of_pairs(docs: tuple[int, ...]) -> Generator[Round, list[Any], int]:
 Best: TypeAlias = Callable[[tuple[int, ...]], Generator[Round, list[Any], int]]
 
 
-def _heap(n: int, top: int, children: int, best_of: Best) -> Sort:
+def _heap(n: int, top: int, children: int, best_of: Best, node_first: bool) -> Sort:
+    """First in a set, and so the winner where there is none, is the better prior rank, or the node."""
     heap = list(range(n))
 
     def sift(at: int, size: int) -> Generator[Round, list[Any], None]:
         while (first := children * at + 1) < size:
             places = [at, *range(first, min(first + children, size))]
-            best = yield from best_of(tuple(sorted(heap[p] for p in places)))
+            docs = [heap[p] for p in places]
+            best = yield from best_of(tuple(docs if node_first else sorted(docs)))
             if best == heap[at]:
                 return
             down = next(p for p in places if heap[p] == best)
@@ -450,6 +474,32 @@ def bubble_sets(n: int, top: int, children: int) -> Sort:
     return order
 
 
+def skipping_bubble_sets(n: int, top: int, children: int) -> Sort:
+    """Setwise bubble sort as llm-rankers' code runs it: a pass begins where the one before first changed something.
+
+    What lies behind is never looked at again, so with a good first stage documents of the first `top` are lost; and a
+    winner changes places with the first of its set. Sets of one document, which that code asks about, are not asked about.
+    """
+    order, last = list(range(n)), n - 1 - children  # where a pass begins
+    for done in range(min(top, n)):
+        start, changed = last, False
+        while True:
+            end, start = start + children + 1, max(start, done)
+            docs = order[start:end]
+            if len(docs) > 1 and (at := docs.index((yield from _best_of_set(tuple(docs))))):
+                order[start], order[start + at] = order[start + at], order[start]
+                if not changed and last != n - 1 - children and at == len(docs) - 1:
+                    last += len(docs) - 1
+                changed = True
+            if start == done:
+                break
+            if not changed:
+                last -= children
+            start -= children
+    kept = set(order[:top])
+    return [*order[:top], *(doc for doc in range(n) if doc not in kept)]
+
+
 def insertion_sets(n: int, top: int, children: int) -> Sort:
     """Setwise insertion (arXiv 2504.10509): the first `top` are sorted, then each group of others must beat the last of them.
 
@@ -457,7 +507,7 @@ def insertion_sets(n: int, top: int, children: int) -> Sort:
     `top` shown first. A winner is inserted by binary search and its group asked again.
     """
     best = list(range(min(top, n)))
-    sort = _heap(len(best), len(best), children, _best_of_set)
+    sort = _heap(len(best), len(best), children, _best_of_set, False)
     best = yield from sort
     out: list[int] = []
     for start in range(top, n, children):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from clir_cli.types import Run
+from clir_cli.types import Run, added
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Hybrid:
     # reciprocal ranks (Cormack et al. 2009), or summed scores: normalised per query, or as they are (interpolation)
     k: int = 60  # rrf: the constant of Cormack et al. 2009
     weights: tuple[float, ...] | None = None  # one per part; None: equal
+    decimals: int | None = added(None, None)  # of the fused scores, which may be equal then; None: all
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2 or len(set(self.parts)) != len(self.parts):
@@ -28,10 +29,12 @@ class Hybrid:
             raise ValueError(f"{len(self.weights)} weights for {len(self.parts)} parts")
 
     def fuse(self, runs: Sequence[Run], tie_break: Literal["doc_id", "hash"]) -> Run:
-        from clir_cli.runs import interpolation, reciprocal_rank_fusion, score_fusion
+        from clir_cli.runs import interpolation, ranked, reciprocal_rank_fusion, score_fusion
 
         if self.method == "rrf":
-            return reciprocal_rank_fusion(runs, self.k, self.weights, tie_break)
-        if self.method == "interpolation":
-            return interpolation(runs, self.weights, tie_break)
-        return score_fusion(runs, self.method, self.weights, tie_break)
+            run = reciprocal_rank_fusion(runs, self.k, self.weights, tie_break)
+        elif self.method == "interpolation":
+            run = interpolation(runs, self.weights, tie_break)
+        else:
+            run = score_fusion(runs, self.method, self.weights, tie_break)
+        return run if self.decimals is None else ranked(run.assign(score=run["score"].round(self.decimals)), tie_break)

@@ -49,6 +49,7 @@ class FirstStages(Units):
                 "method": fusion.method,
                 "k": fusion.k if fusion.method == "rrf" else None,
                 "weights": fusion.weights,
+                **({} if fusion.decimals is None else {"decimals": fusion.decimals}),
             }
             return Ranking(self._fused(cfg, parts, meaning, lambda runs: fusion.fuse(runs, tie_break(cfg))))
         if cfg.retrieve.pool == "per_language" and len(cfg.dataset.doc_langs) > 1:

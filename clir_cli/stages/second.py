@@ -77,6 +77,8 @@ class Stages(FirstStages):
             "docs": [[step.meaning if step not in originals else lang for lang, step in part] for part in docs.parts],
             "doc_fields": fields_meaning(docs.fields), "query_fields": fields_meaning(queries.fields), "langs": queries.langs,
             **({"repeat": cfg.rerank.repeat} if cfg.rerank.repeat else {}), **({"seed": cfg.rerank.seed} if cfg.rerank.seed else {}),
+            **({"empty": "drop"} if cfg.rerank.empty == "drop" else {}), **({"quotes": "csv"} if cfg.rerank.quotes == "csv" else {}),
+            **({"scores": "prior"} if cfg.rerank.scores == "prior" else {}),
         }  # fmt: skip
         if isinstance(reranker, JudgedReranker):
             meaning["qrels"] = self._qrels_meaning(cfg)
@@ -93,19 +95,23 @@ class Stages(FirstStages):
             chosen = dict(lists[i * RERANK_QUERIES : (i + 1) * RERANK_QUERIES])
             return self._rerank_shard(cfg, at, chosen, queries, docs, folder, shown)
 
+        scored = ranking.steps if cfg.rerank.scores == "prior" else ()  # whose scores decide too
+
         def make(at: At) -> Counts:
             truncation.warn(cfg.labels["reranker"], "documents", truncation.of_shards(at.shards()))
-            reranking.join_shards(at.shards(), at.draft)
+            prior = reranking.read_ranking(at.__getitem__, ranking) if scored else None
+            reranking.join_shards(at.shards(), at.draft, prior)
             drop_shards(at)
             return {}
 
         label = f"{cfg.labels['reranker']}.{cfg.labels['retriever']}.{pair_label(cfg)}"
         step = self._step(Step(
-            "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals, *given), made,
+            "rerank", label, cfg.plain, meaning, make, (*queries.steps, *originals, *given, *scored), made,
             (candidates, depth), Shards(total, shard, "queries", RERANK_QUERIES), needs(reranker),
             _calls(reranker, depth, shown), getattr(reranker, "check", None),
         ))  # fmt: skip
-        return Ranking(step, ranking if cfg.rerank.tail == "keep" else None)
+        gone = depth if cfg.rerank.empty == "drop" else 0
+        return Ranking(step, ranking if cfg.rerank.tail == "keep" else None, gone)
 
     def _seen_by_reranker(self, cfg: Config, candidates: tuple[Ranking, int]) -> DocView:
         """A translation of the whole collection where the first stage has it anyway, else of the candidates only."""
@@ -198,6 +204,12 @@ class Stages(FirstStages):
             raise DataError(
                 f"{many(len(absent), 'candidate has', 'candidates have')} no text in this view, for example {absent[0][1]!r} for query {absent[0][0]!r}"
             )
+        asked = sum(map(len, lists.values()))
+        if cfg.rerank.empty == "drop":
+            written = {d for d, texts_of in found.items() if any(t.text.strip() for t in texts_of)}
+            lists = {q: kept for q, ids in lists.items() if (kept := [d for d in ids if d in written])}
+        if cfg.rerank.quotes == "csv":
+            found = {d: [reranking.csv_quoted(t) for t in shown_of] for d, shown_of in found.items()}
         documents = [Candidates(texts[q], [found[d][0] for d in ids]) for q, ids in lists.items() if q in texts]
         candidates = documents
         if shown is not None and shown.how is not None:
@@ -218,6 +230,7 @@ class Stages(FirstStages):
         return {
             "queries": len(candidates),
             "documents": sum(len(c.docs) for c in documents),
+            **({"empty": asked - sum(map(len, lists.values()))} if cfg.rerank.empty == "drop" else {}),
             **({"passages": sum(len(c.docs) for c in candidates)} if candidates is not documents else {}),
             **reranking.totals(journal),
             **(reranker.llm.costs() if hasattr(reranker, "llm") else {}),

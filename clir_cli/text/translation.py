@@ -32,7 +32,8 @@ class Pieced:
     """
 
     unit: Literal["sentence", "chunk", "document"] = added("sentence", "sentence")
-    splitter: str = added("rules", "rules")  # rules (languages.py), or wtpsplit:MODEL, a SaT model's folder or hub id
+    splitter: str = added("rules", "rules")
+    # rules (languages.py), marks (wherever white space follows .!?…), or wtpsplit:MODEL, a SaT model's folder or hub id
     pivot: str | None = added(None, None)
     onward: Any = added(None, None)  # noqa: RUF009 - a dataclass's field, whatever its type
 
@@ -42,8 +43,8 @@ class Pieced:
         return ("wtpsplit",) if self.splitter.startswith(WTPSPLIT) else ()
 
     def __post_init__(self) -> None:
-        if self.splitter != "rules" and not self.splitter.startswith(WTPSPLIT):
-            raise ValueError(f"splitter must be rules or {WTPSPLIT}MODEL, got {self.splitter!r}")
+        if self.splitter not in ("rules", "marks") and not self.splitter.startswith(WTPSPLIT):
+            raise ValueError(f"splitter must be rules, marks or {WTPSPLIT}MODEL, got {self.splitter!r}")
         if self.pivot is not None:
             language(self.pivot)
         elif self.onward is not None:
@@ -251,9 +252,11 @@ def _pieces(texts: Sequence[str], translator: Any, source: str, target: str) -> 
 
 
 def split(texts: Sequence[str], splitter: str = "rules") -> list[list[str]]:
-    """The sentences of every text, by the rules of its scripts or by a wtpsplit model (`wtpsplit:MODEL`)."""
+    """The sentences of every text, by the rules of its scripts, by marks alone, or by a wtpsplit model (`wtpsplit:MODEL`)."""
     if splitter == "rules":
         return [split_sentences(text) for text in texts]
+    if splitter == "marks":
+        return [re.split(r"(?<=[.!?…])\s+", stripped) if (stripped := text.strip()) else [] for text in texts]
     model = _wtpsplit(splitter.removeprefix(WTPSPLIT))
     return [[piece for part in parts if (piece := part.strip())] for parts in model.split(list(texts))]
 
