@@ -21,6 +21,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from clir_cli.errors import ConfigError
 from clir_cli.progress import silence
 from clir_cli.retrievers.dense import Dense
 from clir_cli.text.languages import split_sentences
@@ -88,7 +89,10 @@ def speed(texts: list[Text], repeats: int, threads: int | None, sweep: bool) -> 
         ways["clir bf16"] = encoding(replace(MINILM, dtype="bfloat16"), texts)
         ways["clir fp32 compiled"] = encoding(replace(MINILM, compile=True), texts)
         ways["clir bf16 compiled"] = encoding(replace(MINILM, compile=True, dtype="bfloat16"), texts)
-        ways["clir int8 compiled"] = encoding(replace(MINILM, compile=True, dtype="int8"), texts)
+        try:
+            ways["clir int8 compiled"] = encoding(replace(MINILM, compile=True, dtype="int8"), texts)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
         if torch.cuda.is_available():
             ways |= on_gpu(plain, texts)
     first = next(iter(ways))
