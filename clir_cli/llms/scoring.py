@@ -73,7 +73,8 @@ def label_scores(
 ) -> Iterator[Scored]:
     """Log-probabilities of `labels` among themselves as the token after each prompt, (prompts, labels) float32.
 
-    `begun`: what an encoder-decoder's answer begins with. Only the labels' rows of the output matrix are multiplied, in float32, with the hidden state at the last real token.
+    `begun`: the tokens that an encoder-decoder's answer begins with. Only the labels' rows of the output matrix are
+    multiplied, in float32, with the hidden state at the last real token.
     """
     import torch
 
