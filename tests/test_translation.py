@@ -285,8 +285,8 @@ def test_a_sentence_that_the_second_leg_swallows_has_no_place_of_its_own():
     assert chained(((2, 1),), ((0, 0),)) == ((2, 0),), "the beginning stays"
 
 
-def test_a_splitter_is_rules_or_a_wtpsplit_model(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ValueError, match="splitter must be rules or wtpsplit:MODEL"):
+def test_a_splitter_is_rules_marks_or_a_wtpsplit_model(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ValueError, match="splitter must be rules, marks or wtpsplit:MODEL"):
         Spell(splitter="nltk")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     wanted = Spell(splitter="wtpsplit:segment-any-text/sat-3l-sm")
