@@ -19,7 +19,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every subprocess compile
 SHARED = Path(__file__).parents[2] / "shared"
 XQUAD = SHARED / "data" / "xquad-r"
 STATIC = SHARED / "models" / "static-multi"
-ALLOWED_SKIPS = ("GPU", "full JDK", "vLLM")  # what even .ci/run does not have
+ALLOWED_SKIPS = ("GPU", "full JDK", "vLLM", "AVX-512 VNNI")  # what even .ci/run does not have
 
 
 @pytest.hookimpl(wrapper=True)

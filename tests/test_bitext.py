@@ -132,7 +132,8 @@ def test_margins_are_lasers_xsim_on_the_same_vectors(tmp_path: Path, kind: Any) 
     a, b = np.take_along_axis(cosines, near, 1), (forward[:, None] + backward[near]) / 2
     score = a / b if kind == "ratio" else a - b
     best = near[np.arange(len(near)), score.argmax(axis=1)]
-    assert right(run) == pytest.approx((best == np.arange(len(best))).mean(), abs=1e-9)
+    # two sentences' scores may be a last digit apart, and which is the better then depends on the CPU
+    assert right(run) == pytest.approx((best == np.arange(len(best))).mean(), abs=1.5 / len(best))
     assert right(run) > plain + 0.03
 
 

@@ -489,7 +489,7 @@ def test_a_repeated_id_is_refused_with_both_lines_and_beyond_those_that_are_reme
     monkeypatch.setattr(collection_module, "KEPT", 1)
     docs = save(own.folder / "docs.tsv", "d1\ta\nd2\tb\nd2\tc\n")
     with pytest.raises(
-        DataError, match=r"doc_id 'd2' \(de\) occurs twice: documents 2 and 3; 1 documents repeat an id"
+        DataError, match=r"doc_id 'd2' \(de\) occurs twice: documents 2 and 3; 1 document repeats an id"
     ):
         own.made(f"docs={docs}")
 

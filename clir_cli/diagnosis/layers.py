@@ -39,8 +39,7 @@ class _Layered:
         """`layers` (texts, layers, dimensions)."""
         import torch
 
-        with _telling_all(assembly.body(self.model)):
-            read = self.model[0](dict(features), output_hidden_states=True)
+        read = self.model[0](dict(features), output_hidden_states=True)
         states = read["all_layer_embeddings"]
         pooled = [self.pool({**read, "token_embeddings": state})["sentence_embedding"] for state in states]
         return {"layers": torch.stack(pooled, dim=1)}
@@ -83,10 +82,11 @@ def encode(dense: Dense, texts: Sequence[Text], task: Task) -> np.ndarray:
         shown = [encoding.closed(loaded, text, options["prompt"], suffix, limit)[0] for text in shown]
     model = _Layered(loaded, next(part for part in loaded if hasattr(part, "pooling_mode")))
     found: np.ndarray | None = None
-    for batch in encoding.batches(model, shown, "layers", reader.batch_tokens, limit, **options):
-        values = batch.values.numpy()  # (texts, layers, dimensions)
-        if found is None:
-            found = np.empty((values.shape[1], len(shown), values.shape[2]), np.float32)
-        found[:, batch.at] = values.transpose(1, 0, 2)
+    with _telling_all(assembly.body(loaded)):  # around all batches: threads share the model
+        for batch in encoding.batches(model, shown, "layers", reader.batch_tokens, limit, **options):
+            values = batch.values.numpy()  # (texts, layers, dimensions)
+            if found is None:
+                found = np.empty((values.shape[1], len(shown), values.shape[2]), np.float32)
+            found[:, batch.at] = values.transpose(1, 0, 2)
     assert found is not None
     return found
