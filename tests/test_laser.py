@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,10 @@ from clir_cli.text.passages import tokens_of
 from clir_cli.types import Text
 from clir_cli.verbs import language_list
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LONG = "the dog barks at the moon " * 12
 MANY = [*TEXTS, LONG, "", "a"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the test processes share two cores
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.late_interaction import LateInteraction
 from clir_cli.types import Candidates, Journal, Text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [
     "Die Katze sitzt auf der Matte.",
     "The cat sits on the mat, and the dog barks at the moon all night long because nobody lets it in.",
@@ -36,14 +38,6 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the test processes share two cores
-    yield
-    torch.set_num_threads(before)
 
 
 def texts(*said: str, lang: str = "en") -> list[Text]:

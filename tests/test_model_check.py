@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_encoders as small
-import torch
 from small_encoders import TEXTS
 
 from clir_cli import compose, config
@@ -17,16 +15,11 @@ from clir_cli.retrievers.dense import Adapter, Dense
 from clir_cli.types import Text
 from clir_cli.verbs import model_check
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]  # peft's
 ENGLISH, SWAHILI = Text("d1", (("en", TEXTS[5]),)), Text("d2", (("sw", TEXTS[3]),))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the test processes share two cores
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

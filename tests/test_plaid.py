@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import XQUAD, needs_shared
 
 from clir_cli.errors import ConfigError, DataError
@@ -20,15 +18,9 @@ from clir_cli.retrievers.late_interaction import LateInteraction
 from clir_cli.search import plaid
 from clir_cli.types import Text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WIDE = plaid.Search(n_probe=8, threshold=None, n_full_scores=60)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the test processes share two cores
-    yield
-    torch.set_num_threads(before)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -146,19 +146,19 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_refused() -> None:
 
 
 def asked_of_queries(queries: int, each: int) -> list[list[int]]:
-    """Prompts that begin with an instruction, 20 tokens, and a query, 30 more, and end with passages."""
-    return [[*[5] * 20, *[6 + q] * 30, *[50 + i] * (5 + i)] for i in range(each) for q in range(queries)]
+    """Prompts that begin with an instruction, 40 tokens, and a query, 30 more, and end with passages."""
+    return [[*[5] * 40, *[6 + q] * 30, *[50 + i] * (5 + i)] for i in range(each) for q in range(queries)]
 
 
 def test_what_the_prompts_of_a_query_begin_with_is_read_once() -> None:
     asked = asked_of_queries(2, 5)
     groups = scoring.group(asked)
-    assert sorted((sorted(i % 2 for i in g.at), g.shared) for g in groups) == [([0] * 5, 50), ([1] * 5, 50)]
+    assert sorted((sorted(i % 2 for i in g.at), g.shared) for g in groups) == [([0] * 5, 70), ([1] * 5, 70)]
 
 
 def test_prompts_of_many_queries_share_the_instruction() -> None:
     (found,) = scoring.group(asked_of_queries(8, 1))
-    assert (sorted(found.at), found.shared) == (list(range(8)), 20)
+    assert (sorted(found.at), found.shared) == (list(range(8)), 40)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60), min_size=1, max_size=12))
@@ -175,7 +175,7 @@ def test_whatever_prompts_there_are_a_group_begins_alike_and_leaves_something_to
 def test_a_batch_of_many_queries_reads_each_beginning_once(family: str, threads: int) -> None:
     network, labels = causal(family), [60, 7, 99, 31]
     asked = [row + [9] * (i % 3) for i, row in enumerate(asked_of_queries(4, 3))]
-    asked = [[*row[:20], *row[20 + 3 * (row[20] - 6) :]] for row in asked]  # beginnings of different lengths
+    asked = [[*row[:40], *row[40 + 3 * (row[40] - 6) :]] for row in asked]  # beginnings of different lengths
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     found, reused = torch.empty(len(asked), len(labels)), 0
@@ -184,7 +184,7 @@ def test_a_batch_of_many_queries_reads_each_beginning_once(family: str, threads:
         reused += sum(shared)
     torch.set_num_threads(before)
     assert (found - one_by_one(network, asked, labels)).abs().max() < 1e-4
-    assert reused == 2 * (50 + 47 + 44 + 41)
+    assert reused == 2 * (70 + 67 + 64 + 61)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral with a sliding window"])

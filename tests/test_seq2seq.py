@@ -179,10 +179,7 @@ def by_length(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def translators(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Seq2Seq]:
-    import torch
-
-    torch.set_num_threads(1)  # these models are so small that a second thread costs more than it gives
+def translators(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Callable[[str], Seq2Seq]:
     made: dict[str, Seq2Seq] = {}
 
     def translator(codes: str) -> Seq2Seq:

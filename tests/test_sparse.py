@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from clir_cli.retrievers.sparse import BGEM3Sparse, LearnedSparse, Splade
 from clir_cli.search import inverted
 from clir_cli.types import Run, Text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = [
     "Die Katze sitzt auf der Matte.",
     "the cat sat on the mat and the dog barks at the moon all night long because nobody lets it in",
@@ -26,14 +27,6 @@ TEXTS = [
     "cat dog moon",
     "Paka ameketi juu ya mkeka, mvua kubwa ilinyesha jana usiku",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # the test processes share two cores
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from clir_cli.rerankers.listwise import Listwise
 from clir_cli.segments import Segments
 from clir_cli.types import LLM, Candidates, Journal, Message, Text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEXTS = [
     "The parliament debated the new law on fishing in northern waters.",
@@ -60,17 +62,6 @@ def tokenizer():
     made = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     made.chat_template = CHAT
     return made
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads only slow such small models down."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ from test_transformers_llm import one_thread, prompts, tokenizer  # noqa: F401  
 from clir_cli.errors import ConfigError
 from clir_cli.llms import vllm as back_end
 from clir_cli.llms.openai import OpenAI
+from clir_cli.llms.tokens import MOST_LABELS
 from clir_cli.llms.transformers import Transformers
-from clir_cli.llms.vllm import MOST_LABELS, VLLM
+from clir_cli.llms.vllm import VLLM
 from clir_cli.prompts.instructed import Pick, WriteQuery
 from clir_cli.rerankers.pointwise import QueryLikelihood
 from clir_cli.rerankers.setwise import Setwise

@@ -20,7 +20,6 @@ from clir_cli.errors import ConfigError
 from clir_cli.ledger import Amount, Budget, Ledger, OverBudget, Purse
 from clir_cli.llms import prices
 from clir_cli.llms import tokens as model_tokens
-from clir_cli.llms.vllm import MOST_LABELS
 from clir_cli.models.server import AGAIN, LONGEST_WAIT, NoAnswer, Server, estimate_tokens, retry_after
 from clir_cli.progress import say, track
 from clir_cli.prompts.length import count_prompts
@@ -134,9 +133,9 @@ class OpenAI:
                 f"the label {long[0]!r} is several tokens to {self.model}, and its probability that of one token: choose "
                 "other labels in the prompt, or reranker.answer=text"
             )
-        if self.logprob_token_ids and (count := sum(map(len, numbers.values()))) > MOST_LABELS:
+        if self.logprob_token_ids and (count := sum(map(len, numbers.values()))) > model_tokens.MOST_LABELS:
             raise ConfigError(
-                f"a vLLM server takes at most {MOST_LABELS} logprob_token_ids, and {len(labels)} labels, with and without a "
+                f"a vLLM server takes at most {model_tokens.MOST_LABELS} logprob_token_ids, and {len(labels)} labels, with and without a "
                 f"blank before, are {count}: lower reranker.window, or set llm.logprob_token_ids=false"
             )
 

@@ -12,7 +12,7 @@ from clir_cli.models import threads
 if TYPE_CHECKING:
     import torch
 
-SHARED = 16  # tokens: a shorter common beginning is not worth a forward pass of its own
+SHARED = 32  # tokens: a shorter common beginning is not worth a forward pass of its own
 GROUPINGS = 16  # ways of grouping prompts that are compared
 POSITIONS = 4096  # positions whose logits over the whole vocabulary are held at once (2.5 GB for 150,000 words)
 
@@ -45,8 +45,8 @@ def label_scores(
     """Log-probabilities of `labels` among themselves as the token after each prompt, (prompts, labels) float32.
 
     `begun`: what an encoder-decoder's answer begins with, before the label. Only the labels' rows of the output matrix are
-    multiplied, in float32, with the hidden state at the last real token. What prompts begin with in
-    common is read once, also where a batch holds prompts of many queries.
+    multiplied, in float32, with the hidden state at the last real token. What prompts begin with in common is read once,
+    also where a batch holds prompts of many queries.
     """
     if not network.config.is_encoder_decoder:
         for groups in _held(group(rows), batch_tokens):

@@ -12,6 +12,10 @@ from clir_cli.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOST_LABELS = (
+    128  # whose probabilities vLLM gives in one answer (`logprob_token_ids`), in a process of its own or as a server
+)
+
 
 @lru_cache(maxsize=4)
 def load(folder: Path) -> PreTrainedTokenizerBase:

@@ -14,13 +14,13 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from clir_cli.errors import ConfigError, RunError
+from clir_cli.llms.tokens import MOST_LABELS
 from clir_cli.llms.transformers import Transformers
 from clir_cli.models import hub
 from clir_cli.progress import track
 from clir_cli.types import Answer, Message, Prompt, model, neutral
 
 AT_ONCE = 10_000  # prompts of one call: vLLM renders all of a call's prompts before it runs the first
-MOST_LABELS = 128  # that vLLM takes in `logprob_token_ids`
 
 _loaded: dict[tuple[tuple[str, object], ...], Any] = {}  # one engine at a time: it takes the whole GPU
 

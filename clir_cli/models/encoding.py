@@ -55,9 +55,10 @@ def batches(
     """The model's `output` for every input, in batches of at most `budget` padded tokens (None: by the device).
 
     Inputs are sorted by characters, tokenised in chunks (the next one while this one is computed) and sorted by tokens,
-    so that little is padding and memory stays flat. On a CPU each thread computes a batch of its own. The same inputs and budget make the same batches; equal inputs are
-    computed once, so that they get equal values. A batch that does not fit into a GPU's memory is halved. `limit` is the
-    number of tokens the model reads; an input at the limit counts as cut where the tokenizer (a slow one) does not say.
+    so that little is padding and memory stays flat. On a CPU each thread computes a batch of its own. The same inputs and
+    budget make the same batches; equal inputs are computed once, so that they get equal values. A batch that does not fit
+    into a GPU's memory is halved. `limit` is the number of tokens the model reads; an input at the limit counts as cut
+    where the tokenizer (a slow one) does not say.
     """
     from concurrent.futures import ThreadPoolExecutor
 

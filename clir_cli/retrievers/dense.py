@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from clir_cli import progress
 from clir_cli.errors import ConfigError, LanguageError
 from clir_cli.models import assembly, encoding, hub
 from clir_cli.retrievers.single_vector import SingleVector, Task
-from clir_cli.text import truncation
 from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import Text, added, model, neutral, searched
 
@@ -130,39 +128,21 @@ class Dense(SingleVector):
 
     def encode(self, texts: Sequence[Text], task: Task) -> tuple[np.ndarray, dict[str, int]]:
         """Vectors (texts, dimensions) float32 and how many texts, tokens and cut texts there were."""
-        import numpy as np
-        import torch
-
         parts: dict[str, list[int]] = {}
         for i, text in enumerate(texts):
             parts.setdefault(self.lang_of(text), []).append(i)
         width = _width(self.reader_of(min(parts, default="")).load(task, self._together))
-        encoded = np.empty((len(texts), width), np.float32)
-        report = {"texts": len(texts), "tokens": 0, "cut": 0}
-        was_cut = [False] * len(texts)
 
-        def done() -> Iterator[int]:
+        def batches() -> Iterator[encoding.Batch]:
             for lang, at in sorted(parts.items()):
                 reader = self.reader_of(lang)
                 loaded = reader.load(task, self._together)
                 if (found := _width(loaded)) != width:
                     raise ConfigError(f"retriever.by_lang.{lang}: vectors of {found} numbers, the others' have {width}")
                 for batch in reader._batches(loaded, [texts[i].text for i in at], task, lang):
-                    here = [at[i] for i in batch.at]
-                    values = batch.values[:, :width]
-                    encoded[here] = torch.nn.functional.normalize(values, dim=1) if self.normalize else values
-                    report["tokens"] += sum(batch.tokens)
-                    report["cut"] += sum(batch.cut)
-                    for i, cut in zip(here, batch.cut, strict=True):
-                        was_cut[i] = cut
-                    yield from here
+                    yield batch._replace(at=[at[i] for i in batch.at])
 
-        for _ in progress.track(done(), len(texts), "encode", "documents" if task == "document" else "queries"):
-            pass
-        languages = truncation.by_language((text.lang, cut) for text, cut in zip(texts, was_cut, strict=True))
-        if task == "query":
-            truncation.warn(self.name, "queries", languages, self.query_tokens)
-        return encoded, {**report, **languages}
+        return self.collected(batches(), texts, task, width, self.query_tokens)
 
     def load(self, task: Task = "document", together: int = 1) -> Any:
         """The sentence-transformers model for queries or documents, kept in memory with the last `together` ones."""

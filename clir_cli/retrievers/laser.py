@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from clir_cli import progress
 from clir_cli.errors import ConfigError, LanguageError
 from clir_cli.models import encoding, laser
 from clir_cli.retrievers.single_vector import SingleVector, Task
-from clir_cli.text import truncation
 from clir_cli.text.languages import LANGUAGES
 from clir_cli.types import Text, neutral, searched
 
@@ -100,17 +98,11 @@ class Laser(SingleVector):
 
     def encode(self, texts: Sequence[Text], task: Task) -> tuple[np.ndarray, Mapping[str, float]]:
         """Vectors (texts, dimensions) float32 and how many texts, tokens and cut texts there were."""
-        import numpy as np
-        import torch
-
         langs = [self.lang_of(text) for text in texts]
         readers = {lang: self.encoder_files(lang) for lang in dict.fromkeys(langs)}
         width = self.reader(langs[0]).net.width if langs else laser.WIDTH
-        encoded = np.empty((len(texts), width), np.float32)
-        report = {"texts": len(texts), "tokens": 0, "cut": 0}
-        was_cut = [False] * len(texts)
 
-        def done() -> Iterator[int]:
+        def batches() -> Iterator[encoding.Batch]:
             for files in dict.fromkeys(readers.values()):
                 at = [i for i, lang in enumerate(langs) if readers[lang] == files]
                 encoder = self.reader(langs[at[0]])
@@ -120,18 +112,6 @@ class Laser(SingleVector):
                     )
                 most, given = self.limit(encoder, task), [texts[i].text for i in at]
                 for batch in encoding.batches(encoder, given, "sentence_embedding", self.batch_tokens, most, most=most):
-                    here = [at[i] for i in batch.at]
-                    values = batch.values
-                    encoded[here] = torch.nn.functional.normalize(values, dim=1) if self.normalize else values
-                    report["tokens"] += sum(batch.tokens)
-                    report["cut"] += sum(batch.cut)
-                    for i, cut in zip(here, batch.cut, strict=True):
-                        was_cut[i] = cut
-                    yield from here
+                    yield batch._replace(at=[at[i] for i in batch.at])
 
-        for _ in progress.track(done(), len(texts), "encode", "documents" if task == "document" else "queries"):
-            pass
-        languages = truncation.by_language((text.lang, cut) for text, cut in zip(texts, was_cut, strict=True))
-        if task == "query":
-            truncation.warn(self.name, "queries", languages, self.query_tokens)
-        return encoded, {**report, **languages}
+        return self.collected(batches(), texts, task, width, self.query_tokens)

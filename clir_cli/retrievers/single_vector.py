@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,7 @@ from clir_cli.models import encoding
 from clir_cli.progress import say, track
 from clir_cli.search import approximate, postprocess, vectors
 from clir_cli.search.margin import by_margin
+from clir_cli.text import truncation
 from clir_cli.text.languages import language
 from clir_cli.types import Run, Text, added, derived, neutral, searched
 
@@ -228,6 +229,39 @@ class SingleVector:
             "mean_cosine_before": float(np.square(before / count).sum()),  # of two random documents: anisotropy
             "mean_cosine": float(np.square(after / count).sum()),
         }
+
+    # Encoding ---------------------------------------------------------------------------------------------------------
+
+    def collected(
+        self, batches: Iterable[encoding.Batch], texts: Sequence[Text], task: Task, width: int, query_tokens: int | None
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """Vectors (texts, `width`) float32 out of batches in any order, and how many texts, tokens and cut texts there were.
+
+        `query_tokens`: what cut queries were cut at, for the warning that some were.
+        """
+        import numpy as np
+        import torch
+
+        encoded = np.empty((len(texts), width), np.float32)
+        report = {"texts": len(texts), "tokens": 0, "cut": 0}
+        was_cut = [False] * len(texts)
+
+        def done() -> Iterator[int]:
+            for batch in batches:
+                values = batch.values[:, :width]
+                encoded[batch.at] = torch.nn.functional.normalize(values, dim=1) if self.normalize else values
+                report["tokens"] += sum(batch.tokens)
+                report["cut"] += sum(batch.cut)
+                for i, cut in zip(batch.at, batch.cut, strict=True):
+                    was_cut[i] = cut
+                yield from batch.at
+
+        for _ in track(done(), len(texts), "encode", "documents" if task == "document" else "queries"):
+            pass
+        languages = truncation.by_language((text.lang, cut) for text, cut in zip(texts, was_cut, strict=True))
+        if task == "query":
+            truncation.warn(self.name, "queries", languages, query_tokens)
+        return encoded, {**report, **languages}
 
     # Search -------------------------------------------------------------------------------------------------------------
 

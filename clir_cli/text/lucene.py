@@ -170,8 +170,8 @@ def _start(heap: str, threads: int) -> None:
     # threads: 1.7's batch_search ignores the number that it is given. SerialGC: two thirds of the memory, and no slower;
     # of the heap it fills the part for new objects whole, whatever is used, so that is a sixteenth instead of a third.
     options = [f"-Xmx{heap}", "-Xrs", f"-XX:ActiveProcessorCount={threads}", "-XX:+UseSerialGC", "-XX:NewRatio=15"]
-    # Java's best compiler comes at four times its usual counts: at the usual ones it takes a fifth of all processor time
-    # to index 100,000 documents and search for 500 queries, much of it for methods that are soon done.
+    # Java's best compiler comes at four times its usual counts: at the usual ones it takes an eighth of all processor
+    # time to index 100,000 documents and search for 500 queries, much of it for methods that are soon done.
     options += [f"-XX:Tier4{name}={4 * usual}" for name, usual in TIER_4.items()] + ["-XX:+IgnoreUnrecognizedVMOptions"]
     # Anserini logs to stdout, errors too; log4j's simple logger is silent and spares a third of the start.
     options.append("-Dlog4j2.loggerContextFactory=org.apache.logging.log4j.simple.SimpleLoggerContextFactory")
