@@ -65,6 +65,10 @@ class JudgeServer:
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def fault(self, number: int) -> str | None:
+        """What goes wrong with the n-th request, or nothing."""
+        return self.faults[number] if number < len(self.faults) else self.endless
+
     def answer(self, body: Mapping[str, Any]) -> str:
         """What the judge says to a prompt of lines `[i] passage`."""
         text = "\n".join(turn["content"] for turn in body["messages"])
@@ -118,8 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             judge.open += 1
             judge.peak = max(judge.peak, judge.open)
         try:
-            fault = judge.faults[number] if number < len(judge.faults) else judge.endless
-            self.respond(fault, body, judge.keys[number])
+            self.respond(judge.fault(number), body, judge.keys[number])
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client did not wait
         finally:

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from test_transformers_llm import TEXTS, llama, one_thread  # noqa: F401  fixtures
+from test_transformers_llm import TEXTS, llama  # noqa: F401  llama is a fixture
 
 from clir_cli.llms.transformers import Transformers
 from clir_cli.prompts.instructed import Grade, Order, Pick
@@ -23,6 +23,8 @@ from clir_cli.rerankers.pairwise import Pairwise
 from clir_cli.rerankers.pointwise import Pointwise
 from clir_cli.rerankers.setwise import Setwise
 from clir_cli.types import Candidates, Journal, Shown, Text
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Best = Callable[[list[int]], int]  # the place of the best of some documents, in the order they are shown
 Beats = Callable[[int, int], bool]  # whether the first wins when it is A and when it is B

@@ -343,9 +343,18 @@ class Careless(JudgeServer):
 
     told: dict[str, int] = field(default_factory=dict)  # prompt -> the way it was answered
 
+    def way(self, body: Mapping[str, Any]) -> int:
+        reminded = body["messages"][-1]["content"].endswith("as in [2] > [1] > [3].")
+        return 0 if reminded else zlib.crc32(str(body["messages"]).encode()) % 5
+
+    def fault(self, number: int) -> str | None:
+        """Only prompts that one answer is enough for meet the faults, or it would be chance which is refused for good."""
+        with self.lock:
+            enough = [n for n, body in enumerate(self.requests[: number + 1]) if self.way(body) > 1]
+        return super().fault(len(enough) - 1) if enough[-1:] == [number] else None
+
     def answer(self, body: Mapping[str, Any]) -> str:
-        text, reminded = str(body["messages"]), body["messages"][-1]["content"].endswith("as in [2] > [1] > [3].")
-        way = self.told[text] = 0 if reminded else zlib.crc32(text.encode()) % 5
+        way = self.told[str(body["messages"])] = self.way(body)
         ideal = super().answer(body)
         best = " > ".join(ideal.split(" > ")[:10])
         chatty = f"Sure! Here it is:\n{ideal}\nbecause [3] is good."
@@ -355,10 +364,8 @@ class Careless(JudgeServer):
 def test_whatever_goes_wrong_no_document_is_lost_and_every_repair_is_counted(
     store: Clir, undisturbed: tuple[Clir, Path, int], serve: Callable[[JudgeServer], JudgeServer]
 ) -> None:
-    wrong = ["429", "500", "cut", "malformed", "html", "empty", "error_in_200", "503", "slow", "filter"]
-    judge = serve(
-        Careless(judgments(), faults=[fault for each in wrong for fault in ("", "", each)], retry_after="0.01")
-    )
+    wrong = ["filter", "429", "500", "cut", "malformed", "html", "empty", "error_in_200", "503", "slow"]
+    judge = serve(Careless(judgments(), faults=[fault for each in wrong for fault in ("", each)], retry_after="0.01"))
     folder = rerank(store, judge, "llm.retries=12", "llm.timeout=0.5")
     ways = Counter(judge.told.values())
     assert ways[1] and ways[2] and ways[3] and ways[4]

