@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import multiprocessing
+import random
+import resource
 import socket
+import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import hub_server
 import pytest
 
-from clir_cli.datasets import download
+from clir_cli.datasets import download, places
 from clir_cli.datasets.download import fetch, hub_file, hub_list, hub_note, unpack
 from clir_cli.errors import DataError, MissingData
+from clir_cli.models import hub
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
+NEW = DATA[::-1]
 SHA = hashlib.sha256(DATA).hexdigest()
 MD5 = hashlib.md5(DATA).hexdigest()
 
@@ -33,7 +41,8 @@ class Server:
     url: str = ""
     data: bytes = DATA
     behaviour: str = "honest"
-    etag: str = '"v1"'
+    etag: str | None = '"v1"'
+    changed: str | None = None  # Last-Modified
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
 
 
@@ -60,6 +69,13 @@ class Handler(BaseHTTPRequestHandler):
                 self._serve(state.data, send=len(state.data) // 2)
             case "no ranges":
                 self._serve(state.data, ranges=False)
+            case "changes" if count == 1:
+                self._serve(state.data, send=len(state.data) // 2)
+            case "changes":
+                state.data, state.changed = NEW, "Sun, 02 Nov 2025 10:00:00 GMT"
+                self._serve(state.data)
+            case "a little at a time":
+                self._serve(state.data, most=len(state.data) // 4 + 1)
             case "busy once" if count == 1:
                 self._status(503)
             case "cuts once" | "busy once":
@@ -84,9 +100,16 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _serve(self, data: bytes, send: int | None = None, ranges: bool = True, kind: str = "application/gzip") -> None:
-        asked, begin = self.headers.get("Range"), 0
-        unchanged = self.headers.get("If-Range") in {None, self.server_state.etag}
+    def _serve(
+        self,
+        data: bytes,
+        send: int | None = None,
+        ranges: bool = True,
+        kind: str = "application/gzip",
+        most: int | None = None,
+    ) -> None:
+        asked, begin, end = self.headers.get("Range"), 0, len(data)
+        unchanged = self.headers.get("If-Range") in {None, self.server_state.etag, self.server_state.changed}
         if asked and ranges and unchanged:
             begin = int(asked.removeprefix("bytes=").rstrip("-"))
             if begin >= len(data):
@@ -95,15 +118,19 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
+            end = min(len(data), begin + most) if most else len(data)
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
         else:
             self.send_response(200)
+            send = most if send is None else send
         self.send_header("Content-Type", kind)
-        self.send_header("ETag", self.server_state.etag)
-        self.send_header("Content-Length", str(len(data) - begin))
+        for name, value in (("ETag", self.server_state.etag), ("Last-Modified", self.server_state.changed)):
+            if value:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(end - begin))
         self.end_headers()
-        self.wfile.write(data[begin : None if send is None else begin + send])
+        self.wfile.write(data[begin : end if send is None else begin + send])
 
 
 @pytest.fixture
@@ -179,6 +206,76 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_first_byte(server: Se
     (tmp_path / ".docs.gz.part").write_bytes(b"old" * 100)
     (tmp_path / ".docs.gz.etag").write_text('"v0"')
     assert fetch(f"{server.url}/docs.gz", tmp_path / "docs.gz").read_bytes() == DATA
+
+
+def test_a_server_that_gives_a_part_of_what_is_missing_is_asked_for_the_rest(server: Server, tmp_path: Path) -> None:
+    server.behaviour = "a little at a time"
+    assert fetch(f"{server.url}/docs.gz", tmp_path / "docs.gz").read_bytes() == DATA
+    assert len(server.asked) == 4
+
+
+def test_without_a_strong_etag_the_time_of_the_last_change_tells_the_version(server: Server, tmp_path: Path) -> None:
+    server.etag, server.changed, server.behaviour = 'W/"v1"', "Sat, 01 Nov 2025 10:00:00 GMT", "changes"
+    assert fetch(f"{server.url}/docs.gz", tmp_path / "docs.gz").read_bytes() == NEW
+    server.asked.clear()
+    server.behaviour = "cuts once"
+    assert fetch(f"{server.url}/other.gz", tmp_path / "other.gz").read_bytes() == NEW
+    assert server.asked[1][2] == f"bytes={len(DATA) // 2}-"
+
+
+def test_what_neither_a_version_nor_a_checksum_vouches_for_is_fetched_from_its_first_byte(
+    server: Server, tmp_path: Path
+) -> None:
+    server.etag = None
+    (tmp_path / ".docs.gz.part").write_bytes(b"old" * 100)
+    assert fetch(f"{server.url}/docs.gz", tmp_path / "docs.gz").read_bytes() == DATA
+
+
+def test_a_new_version_s_tag_never_vouches_for_an_old_version_s_beginning(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".docs.gz.part").write_bytes(b"old" * 100)
+    (tmp_path / ".docs.gz.etag").write_text('"v0"')
+
+    class Killed(BaseException): ...
+
+    opened: Any = Path.open
+
+    def dies(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if path.suffix == ".part":
+            raise Killed  # between the new tag and the first new byte
+        return opened(path, mode, *rest, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Path, "open", dies)
+        fetch(f"{server.url}/docs.gz", tmp_path / "docs.gz")
+    assert fetch(f"{server.url}/docs.gz", tmp_path / "docs.gz").read_bytes() == DATA
+
+
+def test_a_full_disk_is_said_at_once_and_what_is_there_is_kept(server: Server, tmp_path: Path) -> None:
+    job = multiprocessing.get_context("fork").Process(target=_fetch_on_a_small_disk, args=(server.url, tmp_path))
+    job.start()
+    job.join()
+    assert job.exitcode == 7 and len(server.asked) == 1
+    assert fetch(f"{server.url}/docs.gz", tmp_path / "docs.gz").read_bytes() == DATA
+    assert server.asked[1][2] == f"bytes={1 << 20}-"
+
+
+def _fetch_on_a_small_disk(url: str, folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    try:
+        fetch(f"{url}/docs.gz", folder / "docs.gz")
+    except OSError as error:
+        sys.exit(7 if error.errno == errno.EFBIG else 8)
+
+
+def test_a_network_that_times_out_while_it_sends_is_not_taken_for_a_broken_disk() -> None:
+    class Answer:
+        def read(self, _: int) -> bytes:
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    with pytest.raises(ConnectionError, match="Connection timed out"):
+        list(download._chunks(Answer()))
 
 
 @pytest.mark.parametrize("there", [b"other" * 20, DATA + b"too long", b"x" * len(DATA)])
@@ -301,6 +398,27 @@ def test_an_archive_is_unpacked_whole_and_nowhere_else(tmp_path: Path) -> None:
     assert left(tmp_path) == ["a", "a.zip", "b.tar.gz", "c.zip"]
 
 
+@pytest.mark.parametrize("held", [random.Random(0).randbytes(100_000), b"a text that packs well " * 30_000])
+def test_an_archive_with_a_wrong_byte_in_the_middle_is_refused(tmp_path: Path, held: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as packed:
+        info = tarfile.TarInfo("docs.txt")
+        info.size = len(held)
+        packed.addfile(info, io.BytesIO(held))
+    raw = bytearray((tmp_path / "a.tar.gz").read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    (tmp_path / "a.tar.gz").write_bytes(raw)
+    with pytest.raises(DataError, match="does not unpack"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "a")
+    assert left(tmp_path) == ["a.tar.gz"]
+
+
+def test_addresses_that_differ_by_what_they_ask_for_are_different_files(server: Server) -> None:
+    (docs,) = places.files("dataset.docs", f"{server.url}/download?file=docs")
+    server.data = b"topics"
+    (topics,) = places.files("dataset.topics", f"{server.url}/download?file=topics")
+    assert (docs.read_bytes(), topics.read_bytes()) == (DATA, b"topics")
+
+
 # The hub --------------------------------------------------------------------------------------------------------------
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -324,6 +442,18 @@ class Hub(Handler):
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(b"1\tquery\n\n")
+        elif self.path.endswith(f"/datasets/me/set/resolve/{COMMIT}/data/docs.large"):
+            asked = self.headers.get("Range")
+            begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+            self.send_response(206 if asked else 200)
+            if asked:
+                self.send_header("Content-Range", f"bytes {begin}-{len(DATA) - 1}/{len(DATA)}")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{SHA}"')
+            self.send_header("Content-Length", str(len(DATA) - begin))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(DATA[begin:])
         else:
             self.send_response(404)
             self.send_header("X-Error-Code", "RepoNotFound" if "me/set" not in self.path else "EntryNotFound")
@@ -340,24 +470,31 @@ class Hub(Handler):
 
 
 @pytest.fixture
-def small_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def at_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes huggingface_hub ask this server in place of the hub."""
     from huggingface_hub import constants, file_download, hf_api
+
+    def asks(url: str) -> None:
+        for module in (constants, file_download.constants, hf_api.constants):  # read once, when it is imported
+            monkeypatch.setattr(module, "ENDPOINT", url)
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+            monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path / "hub"))
+            monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hf_api.api, "endpoint", url)
 
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "CLIR_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLIR_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return asks
+
+
+@pytest.fixture
+def small_hub(at_hub: Callable[[str], None]) -> Iterator[Server]:
     state = Server()
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Hub,), {"server_state": state})) as http:
         state.url = f"http://127.0.0.1:{http.server_port}"
-        for module in (constants, file_download.constants, hf_api.constants):  # read once, when it is imported
-            monkeypatch.setattr(module, "ENDPOINT", state.url)
-            monkeypatch.setattr(
-                module, "HUGGINGFACE_CO_URL_TEMPLATE", state.url + "/{repo_id}/resolve/{revision}/{filename}"
-            )
-            monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path / "hub"))
-            monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hf_api.api, "endpoint", state.url)
+        at_hub(state.url)
         thread = threading.Thread(target=http.serve_forever, daemon=True)
         thread.start()
         yield state
@@ -388,3 +525,47 @@ def test_the_hub_s_refusals_are_told_apart(small_hub: Server) -> None:
     with pytest.raises(MissingData, match="the dataset has no such file") as caught:
         hub_file("me/set", "nothing.tsv", COMMIT)
     assert f"hf download me/set --repo-type dataset --revision {COMMIT}" in str(caught.value)
+
+
+def test_an_interrupted_large_file_of_a_hub_dataset_goes_on_where_it_stopped(
+    small_hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "LARGE", len(DATA))
+    blobs = tmp_path / "hub" / "datasets--me--set" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f".{SHA}.part").write_bytes(DATA[:1000])
+    path = hub_file("me/set", "data/docs.large", COMMIT)
+    assert path.read_bytes() == DATA and path.resolve() == blobs / SHA, "where the hub's own client keeps it"
+    assert [asked for method, _, asked in small_hub.asked if method == "GET"] == ["bytes=1000-"]
+
+
+def test_offline_a_snapshot_whose_files_were_never_listed_is_taken_for_all_of_it_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIR_OFFLINE", "1")
+    monkeypatch.setenv("CLIR_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "datasets--me--set" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "docs-0.jsonl").write_text("{}")
+    assert hub_list("me/set", COMMIT) == ["docs-0.jsonl"]
+    assert f"taken for all of it: 1 file in {snapshot}" in capsys.readouterr().err
+
+
+def test_a_model_whose_download_was_killed_is_completed_when_it_is_next_wanted(
+    at_hub: Callable[[str], None], tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "served" / "me" / "model").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "served" / "me" / "model" / name).write_text(name)
+    cache = tmp_path / "hub" / "models--me--model"
+    for folder in ("blobs", f"snapshots/{hub_server.COMMIT}"):
+        (cache / folder).mkdir(parents=True)
+    (cache / "snapshots" / hub_server.COMMIT / "config.json").write_text("config.json")
+    (cache / "blobs" / "e3b0.1a2b3c4d.incomplete").write_text("mod")
+    with hub_server.hub(tmp_path / "served") as (url, asked):
+        at_hub(url)
+        folder = hub.folder("me/model", hub_server.COMMIT)
+        assert (folder / "model.safetensors").read_text() == "model.safetensors"
+        once = list(asked)
+        assert hub.folder("me/model", hub_server.COMMIT) == folder and asked == once, "the hub is asked once"

