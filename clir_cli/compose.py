@@ -523,8 +523,12 @@ def beside(value: Any, folder: Path, is_model: bool) -> Any:
 
 
 def _pair(dataset: Any) -> None:
-    """`pair=en-de` is query_lang=en and doc_lang=de."""
-    if not isinstance(dataset, dict) or not dataset.get("pair"):
+    """`pair=en-de` is query_lang=en and doc_lang=de; a split that looks like a number is a name."""
+    if not isinstance(dataset, dict):
+        return
+    if type(dataset.get("split")) is int:  # the command line reads split=2015 so
+        dataset["split"] = str(dataset["split"])
+    if not dataset.get("pair"):
         return
     pair = str(dataset.pop("pair"))
     query, dash, doc = pair.partition("-")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from conftest import SHARED, Clir, needs_shared
 
-from clir_cli import compose, schema
+from clir_cli import compose, config, schema
 from clir_cli.datasets.collection import ABOUT
 from clir_cli.datasets.files import Files
 from clir_cli.datasets.places import fingerprinted
@@ -206,7 +207,7 @@ def test_neuclir_documents_are_read_from_the_hub_s_files(elsewhere: Path) -> Non
 
 @needs_shared(PATAPSCO)
 def test_hc4_reads_the_real_samples(elsewhere: Path) -> None:
-    base = "https://raw.githubusercontent.com/hltcoe/HC4/main/resources/hc4"
+    base = "https://raw.githubusercontent.com/hltcoe/HC4/663f1766709f32ba525a815f137939c945ab8991/resources/hc4"
     put(elsewhere, f"{base}/dev.topics.v1-0.jsonl", (PATAPSCO / "dev.topics.v1-0.jsonl").read_bytes())
     put(elsewhere, f"{base}/zho/dev.qrels.v1-0.txt", (PATAPSCO / "zho.toy-dev.qrels.v1-0.txt").read_bytes())
     (elsewhere / "hc4" / "zho").mkdir(parents=True)
@@ -303,6 +304,13 @@ def test_every_collection_has_a_page_whose_facts_have_known_names_and_languages(
     for pair in about.get("pairs", []):
         query, *docs = str(pair).replace("+", "-").split("-")
         assert query in about.get("query_langs", [query]) and set(docs) <= set(about.get("doc_langs", docs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_of_every_page_composes_and_builds_its_collection(name: str) -> None:
+    (row,) = [row for row in datasets.rows(()) if row["name"] == name]
+    (cell,) = compose.cells(shlex.split(row["command"])[2:])
+    assert cell.plain is not None and config.built(cell.plain).dataset is not None
 
 
 @pytest.mark.parametrize("name", NAMES)

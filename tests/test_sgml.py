@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,22 @@ def test_each_source_of_clef_2003_is_read_with_its_tags_in_its_order_and_encodin
         "fi": {"AAMU19940101-000001": "Vesi nousee yöllä."},
         "ru": {"IZ950101-0001": "Вода поднимается дважды в день. | Прилив | Море"},
     }
+
+
+def test_folders_may_be_called_as_the_core_study_s_loader_calls_them(clef: Path, tmp_path: Path) -> None:
+    named = shutil.copytree(clef, tmp_path / "clef") / "DocumentData"
+    for ours, theirs in (
+        ("English_data/LATimes94", "latimes"),
+        ("German_data/sda_german", "sda94"),
+        ("Russian_data", "russian"),
+    ):
+        (found,) = named.glob(f"**/{ours}")
+        found.rename(found.with_name(theirs))
+    for lang in ("en", "de", "ru"):
+        elsewhere = preset("clef2003", path=str(tmp_path / "clef"), doc_lang=lang)
+        assert texts(list(elsewhere.read_docs(lang))) == texts(
+            list(preset("clef2003", path=str(clef), doc_lang=lang).read_docs(lang))
+        )
 
 
 def test_every_document_of_a_language_has_every_field_of_its_sources(clef: Path) -> None:
