@@ -32,7 +32,7 @@ NEEDS = {  # what a choice cannot be composed without
     "dataset/files": ["dataset.docs=d.tsv", "dataset.topics=t.tsv", "dataset.query_lang=en", "dataset.doc_lang=yo"],
     "dataset/bitext": ["dataset.texts=t.{lang}", "dataset.pair=de-en"],
     "dataset/hub": ["dataset.repo=a/b", "dataset.docs=d", "dataset.topics=t", "dataset.query_lang=en", "dataset.doc_lang=de"],
-    **{f"dataset/{name}": ["dataset.docs=p.tsv"] for name in ("mkqa", "xor_tydi")},
+    "dataset/mkqa": ["dataset.docs=p.tsv"],
     "dataset/irds": ["dataset.id=hc4/fa/dev", "dataset.query_lang=en", "dataset.doc_lang=fa"],
     "translator/llm": ["llm=transformers", "llm.model=me/llm"],
     **{f"retriever/{name}": ["retriever.model=me/encoder"] for name in ("dense", "static", "backbone", "nllb_e5", "late_interaction")},

@@ -323,9 +323,26 @@ def test_afriqa_shares_a_passage_between_its_questions(tmp_path: Path, capsys: p
 
 @pytest.fixture
 def passages(tmp_path: Path) -> Path:
+    """As DPR's passages are written: `1 TAB "Aaron ( or ; ""Ahärôn"") is ..." TAB Aaron`."""
     rows = [("p1", "Nile", NILE), ("p2", "Oil", OIL), ("p3", "Cairo", "CAIRO lies in Egypt, on the Nile.")]
-    (tmp_path / "p.tsv").write_text("id\ttext\ttitle\n" + "".join(f"{i}\t{text}\t{title}\n" for i, title, text in rows))
+    lines = [f'{i}\t"{text.replace(chr(34), chr(34) * 2)}"\t{title}\n' for i, title, text in rows]
+    (tmp_path / "p.tsv").write_text("id\ttext\ttitle\n" + "".join(lines))
     return tmp_path / "p.tsv"
+
+
+def test_dpr_s_passages_are_read_without_their_quotation_marks(passages: Path) -> None:
+    topics = passages.parent / "xor.jsonl"
+    topics.write_text('{"id": "1", "question": "?", "answers": ["Cairo"], "lang": "ja"}\n')
+    asked = (f"dataset.docs={passages}", f"dataset.topics={topics}")
+    docs = list(preset("xor_tydi", *asked).read_docs("en"))
+    assert len(docs) == 3 and docs[1] == Doc("p2", {"title": "Oil", "text": OIL}, "en")
+    passages.write_text('id\ttext\ttitle\np1\tSo it is.\tNile\np2\t"Oil" is red.\tOil\n')
+    with pytest.raises(
+        DataError, match=r"p\.tsv:3: not quoted as CSV is; dataset\.docs_quoted=false reads quotation marks"
+    ):
+        list(preset("xor_tydi", *asked).read_docs("en"))
+    plain = list(preset("xor_tydi", *asked, "dataset.docs_quoted=false").read_docs("en"))
+    assert plain[1].fields["text"] == '"Oil" is red.'
 
 
 def test_xor_tydi_judges_what_holds_an_answer(passages: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ class Hub(TestCollection):
     format: Literal["auto", "jsonl", "tsv", "csv", "parquet"] = "auto"
     docs_names: tuple[str, ...] | None = None  # the columns of TSV or CSV files without a header
     topics_names: tuple[str, ...] | None = None
+    docs_quoted: bool = False  # whether cells of a TSV are quoted as those of a CSV are, as in DPR's passages
     codes: Mapping[str, str] | None = None  # {zh: cmn}: how the files write a language where it is not its code
     doc_ids: Literal["plain", "lang"] = "plain"  # lang: `de-ID`, for pools of files that share their ids
     aligned: str | None = None  # a pattern whose group 1 is the part of a doc_id that its translations share
@@ -126,6 +127,7 @@ class Hub(TestCollection):
             wanted = [self._found(part, lang)]
             reading |= {
                 "names": getattr(self, f"{part}_names"), "on_empty": self.on_empty, "on_duplicate": self.on_duplicate,
+                **({"quoted": True} if part == "docs" and self.docs_quoted else {}),
                 "code": (self.codes or {}).get(lang), "aligned": self.aligned if part == "docs" else None,
             }  # fmt: skip
         reading["places"] = [place for place in wanted if places.is_remote(place)]
@@ -159,7 +161,8 @@ class Hub(TestCollection):
     def _rows(self, part: Part, lang: str, path: Path) -> Rows:
         names = self.docs_names if part == "docs" else self.topics_names if part == "topics" else None
         each = getattr(self, f"{part}_each")
-        return Rows(path, f"dataset.{part}", self.format, names, each, self._wanted(part, lang))
+        quoted = part == "docs" and self.docs_quoted
+        return Rows(path, f"dataset.{part}", self.format, names, each, quoted, self._wanted(part, lang))
 
     def _records(self, part: Literal["docs", "topics"], lang: str) -> Iterator[tuple[Rows, int, dict[str, Any]]]:
         """The rows in one language."""

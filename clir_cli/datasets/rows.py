@@ -29,6 +29,7 @@ class Rows:
     format: Literal["auto", "jsonl", "tsv", "csv", "parquet"] = "auto"
     names: Sequence[str] | None = None  # of the columns of a TSV or CSV without a header
     each: str | None = None
+    quoted: bool = False  # whether a TSV's cells are quoted as a CSV's are
     columns: Sequence[str] = ()  # the columns (or templates) that are wanted: nothing else is read of a parquet file
 
     def __iter__(self) -> Iterator[Row]:
@@ -53,7 +54,9 @@ class Rows:
 
     def _cells(self, kind: str) -> Iterator[Row]:
         names = None if self.names is None else list(self.names)
-        for number, cells in _csv(self.path, self.option) if kind == "csv" else _tsv(self.path, self.option):
+        delimiter = "," if kind == "csv" else "\t"
+        quoted = kind == "csv" or self.quoted
+        for number, cells in _csv(self.path, self.option, delimiter) if quoted else _tsv(self.path, self.option):
             if names is None:
                 names = cells
                 if len(set(names)) < len(names):
@@ -139,7 +142,7 @@ def _tsv(path: Path, option: str) -> Iterator[tuple[int, list[str]]]:
     return ((number, text.split("\t")) for number, text in read_lines(path, option))
 
 
-def _csv(path: Path, option: str) -> Iterator[tuple[int, list[str]]]:
+def _csv(path: Path, option: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Cells, quoted as RFC 4180 says; numbered by the line on which a row ends."""
 
     def lines() -> Iterator[str]:
@@ -149,13 +152,14 @@ def _csv(path: Path, option: str) -> Iterator[tuple[int, list[str]]]:
             yield text + "\n"
             expected = number + 1
 
-    reader = csv.reader(lines(), strict=True)
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             if cells:
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+        what = "CSV" if delimiter == "," else f"quoted as CSV is; {option}_quoted=false reads quotation marks as text"
+        raise DataError(f"{path}:{reader.line_num}: not {what} ({error})") from error
 
 
 def _parquet(path: Path, option: str, wanted: Set[str]) -> Iterator[Row]:
