@@ -21,7 +21,7 @@ from conftest import Clir
 from clir_cli import compose, schema
 from clir_cli.datasets.irds import Irds
 from clir_cli.errors import ConfigError, DataError, LanguageError, MissingData
-from clir_cli.types import Doc, Qrel
+from clir_cli.types import Doc, Qrel, Query
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ir_datasets") is None, reason="needs the package ir_datasets")
 
@@ -94,7 +94,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         save(folder / "wikiclir" / "source" / "wiki-clir" / name, raw.encode())
     save(folder / "neumarco" / "fa.tsv", '0\tمتن صفر\n1\tمتن یک\n2\tمتن "دو"\n'.encode())
     matrix = {
-        "clirmatrix_docs": {"docs/yo": {"url": "http://x", "cache_path": "yo.tsv.gz"}},
+        "clirmatrix_docs": {
+            f"docs/{lang}": {"url": "http://x", "cache_path": f"{lang}.tsv.gz"} for lang in ("yo", "de", "ja")
+        },
+        "clirmatrix_multi8": {
+            f"queries/en_{lang}/test1": {"url": "http://x", "cache_path": f"en_{lang}.jl.gz"} for lang in ("de", "ja")
+        },
         "clirmatrix_bi139_base": {"queries/sw_yo/test1": {"url": "http://x", "cache_path": "sw_yo.jl.gz"}},
     }
     save(folder / "clirmatrix" / "clirmatrix_downloads.json.gz", gzip.compress(json.dumps(matrix).encode()))
@@ -104,6 +109,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         {"src_id": "2", "src_query": "moto", "tgt_results": []},
     )
     save(folder / "clirmatrix" / "sw_yo.jl.gz", gzip.compress(rows))
+    for lang, text, grade in (("de", "Tod", 6), ("ja", "日本", 2)):  # two pages of one number
+        save(folder / "clirmatrix" / f"{lang}.tsv.gz", gzip.compress(f"5204\t{text}\n".encode()))
+        rows = jsonl({"src_id": "8221", "src_query": "Death", "tgt_results": [["5204", grade]]})
+        save(folder / "clirmatrix" / f"en_{lang}.jl.gz", gzip.compress(rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IR_DATASETS_HOME", str(folder))
         patch.setenv("CLIR_DATA", str(folder / "clir"))
@@ -253,6 +262,17 @@ def test_clirmatrix_has_a_collection_for_every_pair_of_its_languages() -> None:
         preset("clirmatrix_multi8", query_lang="en", doc_lang=["de", "ja"]).irds_id("ja")
         == "clirmatrix/ja/multi8/en/test1"
     )
+
+
+def test_pages_of_one_number_in_two_languages_of_a_pool_are_two_documents() -> None:
+    pool = preset("clirmatrix_multi8", query_lang="en", doc_lang=["de", "ja"])
+    assert [*pool.read_docs("de"), *pool.read_docs("ja")] == [
+        Doc("de-5204", {"text": "Tod"}, "de"), Doc("ja-5204", {"text": "日本"}, "ja"),
+    ]  # fmt: skip
+    assert pool.read_topics("en") == [Query("8221", {"text": "Death"}, "en")]
+    assert pool.read_qrels("qrels") == [Qrel("8221", "de-5204", 6), Qrel("8221", "ja-5204", 2)]
+    alone = preset("clirmatrix_multi8", query_lang="en", doc_lang="ja")
+    assert alone.read_qrels("qrels") == [Qrel("8221", "5204", 2)], "alone their ids are the published ones"
 
 
 def test_neumarco_has_ms_marco_s_passages_in_three_languages() -> None:

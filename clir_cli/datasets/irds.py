@@ -44,6 +44,9 @@ class Irds(TestCollection):
     docs_columns: Mapping[str, str] | None = None  # field -> name in the catalogue; None: all that are text
     topics_columns: Mapping[str, str] | None = None  # the same; a name may hold {lang}
     codes: Mapping[str, str] | None = None  # {nl: dt}: how ids spell a language where it is not its code
+    doc_ids: Literal["plain", "lang"] = (
+        "plain"  # lang: `de-ID` where the documents are a pool, for ids that languages share without being the same
+    )
     topic_source: Literal["human translation", "machine translation"] | None = (
         None  # None: the original, else the human
     )
@@ -90,6 +93,8 @@ class Irds(TestCollection):
             reading |= {"columns": _ordered(self.topics_columns), "source": name or self.topic_source}
         else:
             reading |= {"columns": _ordered(self.docs_columns)}
+        if part != "topics" and self._by_language():
+            reading["doc_ids"] = "lang"
         return Source(notes, {**reading, "on_empty": self.on_empty, "on_duplicate": self.on_duplicate})
 
     def _check_name(self, name: str) -> None:
@@ -97,6 +102,12 @@ class Irds(TestCollection):
             raise ConfigError(f"dataset.judgments: no judgments {name!r}; there are: {JUDGMENTS}")
 
     # Reading
+
+    def _by_language(self) -> bool:
+        return self.doc_ids == "lang" and len(self.doc_langs) > 1
+
+    def _doc_id(self, own: str, lang: str) -> str:
+        return f"{lang}-{own}" if self._by_language() else own
 
     def read_docs(self, lang: str) -> Iterator[Doc]:
         """All documents in the catalogue's order."""
@@ -107,7 +118,7 @@ class Irds(TestCollection):
             raise LanguageError(f"ir_datasets {identifier}: its documents are in {said!r}, not in {lang!r}")
         columns = self._columns(identifier, "docs", dataset.docs_cls(), self.docs_columns)
         for row in _read(identifier, "docs", dataset.docs_iter):
-            yield Doc(row.doc_id, _fields(identifier, row.doc_id, row, columns), lang)
+            yield Doc(self._doc_id(row.doc_id, lang), _fields(identifier, row.doc_id, row, columns), lang)
 
     def read_topics(self, lang: str, source: str | None = None) -> list[Query]:
         """The topics in one language, of all document languages of the pool, each id once."""
@@ -136,16 +147,16 @@ class Irds(TestCollection):
         """The judgments of all document languages of the pool; grades below 0 are judged and not relevant."""
         self._check_name(name)
         parts = []
-        for identifier in dict.fromkeys(self.irds_id(code) for code in self.doc_langs):
+        for identifier, code in {self.irds_id(code): code for code in self.doc_langs}.items():
             dataset = _load(identifier)
             if not dataset.has_qrels():
                 raise DataError(
                     f"ir_datasets {identifier}: it has no judgments; ids with judgments begin so: {_below(identifier)}"
                 )
-            rows = (
-                Qrel(r.query_id, r.doc_id, int(r.relevance)) for r in _read(identifier, "qrels", dataset.qrels_iter)
+            rows = _read(identifier, "qrels", dataset.qrels_iter)
+            parts.append(
+                (Path(identifier), [Qrel(r.query_id, self._doc_id(r.doc_id, code), int(r.relevance)) for r in rows])
             )
-            parts.append((Path(identifier), rows))
         return united(parts)
 
     # Which fields
