@@ -366,7 +366,8 @@ def _refuse_shared_ids(parts: Sequence[tuple[str, Docstore]]) -> None:
 def _shared_id(doc_id: str, lang: str, other: str) -> DataError:
     return DataError(
         f"doc_id {doc_id!r} stands in the {lang} and in the {other} part of the pool\n"
-        "  a ranking could not tell them apart: put the language into the ids, as in de-17 and en-17"
+        "  a ranking could not tell them apart: put the language into the ids, as in de-17 and en-17\n"
+        "  (dataset.doc_ids=lang does, where the collection is read by columns or by ir_datasets)"
     )
 
 
