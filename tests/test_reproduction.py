@@ -33,9 +33,10 @@ def findings(clir: Clir, *names: str, code: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.fixture
-def measured(clir: Clir) -> dict[str, float]:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """What BM25 over human translations gives on the demo collection, by pair."""
+    clir = Clir(tmp_path_factory.mktemp("measured"))
     clir("run", "-m", "retriever=bm25_dt", "dataset.pair=en-de,en-sw", "evaluate.measures=[nDCG@10]", "--quiet")
     (sweep,) = (clir.runs / "sweeps").glob("*/metrics.csv")
     lines = [line.split(",") for line in sweep.read_text().splitlines()]
@@ -115,7 +116,10 @@ def test_a_file_that_is_not_there_is_missing_and_one_that_does_not_parse_has_fai
 def test_what_is_missing_is_said_once_with_the_way_to_it_and_every_target_has_its_counts(clir: Clir) -> None:
     table = [["dataset.pair", "AP", "nDCG@20"], ["en-de", 0.3, 0.4], ["en-fi", 0.3, 0.4]]
     target(clir, "licensed", overrides=["dataset=clef2003", "retriever=bm25_dt"], table=table)
-    target(clir, "quoted", quoted=True, table=[["retriever", "AP"], ["of_a_closed_model", 0.1234]])
+    files = '"https://host.org/a/topics.{lang}.tsv"'
+    target(
+        clir, "quoted", quoted=True, table=[["retriever", "dataset.topics", "AP"], ["of_a_closed_model", files, 0.1234]]
+    )
     said = clir("reproduce", "licensed", "quoted", "-o", "report.html", code=1).stdout
     assert said.count("CLEF 2003, ad hoc track is not on this machine") == said.count("ELRA-E0008") == 1
     assert "4 missing: " in said and "1 quoted, not run" in said and "0.1234" not in said
@@ -127,7 +131,8 @@ def test_what_is_missing_is_said_once_with_the_way_to_it_and_every_target_has_it
         "licensed": ["4", ".", ".", ".", ".", ".", "4", "."],
         "quoted": ["1", ".", ".", ".", ".", "1", ".", "."],
     }
-    assert "0.1234" in clir("reproduce", "quoted").stdout, "alone it is shown"
+    alone = clir("reproduce", "quoted").stdout
+    assert "0.1234" in alone and "retriever=of_a_closed_model dataset.topics=topics.{lang}.tsv " in alone
     report = (clir.folder / "report.html").read_text()
     assert "0.1234" in report and "ELRA-E0008" in report and '<a href="#licensed">' in report
 

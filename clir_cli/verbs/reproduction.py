@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = "target"  # of configs/, and of a user's own
 INDEX = "index:"  # index:documents, index:non_empty, index:terms: exact, in both directions
+ADDRESS = re.compile(r'"?https?://[^\s"]*/([^\s"]*)"?')  # of a row's file: a table shows its name
 NEAR = 10  # times the tolerance within which a number is near
 Status: TypeAlias = Literal["verified", "secondary", "inferred"]
 Verdict: TypeAlias = Literal["OK", "near", "FAIL", "unverified", "quoted", "missing", "failed"]
@@ -248,7 +250,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     if finding.got is not None:
         got = (f"{finding.got:.{digits}f}", f"{finding.got - finding.expected:+.{digits}f}")
     return (
-        " ".join(finding.row.overrides) or "-", finding.what, f"{finding.expected:.{digits}f}", *got,
+        ADDRESS.sub(r"\1", " ".join(finding.row.overrides)) or "-", finding.what, f"{finding.expected:.{digits}f}", *got,
         "exact" if exact else f"{finding.target.tolerance:g}", finding.verdict, finding.why.partition("\n")[0],
     )  # fmt: skip
 
