@@ -77,6 +77,8 @@ def test_an_index_has_exactly_the_published_documents_and_terms(clir: Clir) -> N
     assert [f["verdict"] for f in found.values()] == ["OK", "OK", "FAIL"], (
         "one term too many or too few is another index"
     )
+    again = {f["measure"]: f for f in findings(clir, "statistics", code=1)}
+    assert again == found, "of an index that an earlier process made"
     more = {**found["index:terms"], "got": int(found["index:terms"]["got"])}["got"]
     about = Target("t", **ABOUT, overrides=(), rows=())
     row = Row((), {})
@@ -111,6 +113,18 @@ def test_a_file_that_is_not_there_is_missing_and_one_that_does_not_parse_has_fai
     absent, broken = findings(clir, "files", code=1)
     assert absent["verdict"] == "missing" and "nowhere.tsv does not exist" in absent["why"]
     assert broken["verdict"] == "failed" and "qrels.txt:2: " in broken["why"]
+
+
+def test_a_mean_of_which_a_part_is_missing_and_another_broken_tells_what_is_broken(clir: Clir) -> None:
+    """Data that is not here can be fetched; what fails would fail with it too."""
+    (clir.folder / "qrels.txt").write_text("1 0 d1 1\n1 0 d1\n")
+    for name, text in (("topics", "1\tBerlin\n"), ("docs.en", "d1\tBerlin is a city.\n")):
+        (clir.folder / f"{name}.tsv").write_text(text)
+    files = ["dataset.docs=docs.{lang}.tsv", "dataset.topics=topics.tsv", "dataset.qrels=qrels.txt"]
+    overrides = ["dataset=files", *files, "dataset.query_lang=en", "dataset.header=false", "retriever=bm25"]
+    target(clir, "mean", overrides=overrides, table=[["dataset.doc_lang", "AP"], ["de,en", 1.0]])
+    (found,) = findings(clir, "mean", code=1)
+    assert found["verdict"] == "failed" and "qrels.txt:2: " in found["why"]
 
 
 def test_what_is_missing_is_said_once_with_the_way_to_it_and_every_target_has_its_counts(clir: Clir) -> None:
@@ -195,8 +209,9 @@ def test_a_target_that_does_not_say_what_it_means_is_refused(tmp_path: Path, sai
 
 
 def test_an_unknown_target_and_an_unknown_kind_of_report_are_refused(clir: Clir) -> None:
-    assert "no target is called 'nothing'; there are: " in clir("reproduce", "nothing", code=2).stderr
     target(clir, "demo_bm25", table=[["AP"], [1]])
+    said = clir("reproduce", "demo_bm52", code=2).stderr
+    assert "no target is called 'demo_bm52'; did you mean demo_bm25" in said and "there are: adeyemi2024, " in said
     assert "a report is a .md or an .html file" in clir("reproduce", "demo_bm25", "-o", "r.pdf", code=2).stderr
 
 

@@ -164,10 +164,12 @@ def _run(target: Target, root: Path, config_dirs: Sequence[Path], more: Sequence
     for row, place in zip(target.rows, places, strict=True):
         done = [] if isinstance(place, ClirError) else [outcomes[i] for i in place]
         errors = [place] if isinstance(place, ClirError) else [o.error for o in done if o.error is not None]
-        lacks = all(isinstance(error, MissingModel | MissingData) for error in errors)
+        faults = [error for error in errors if not isinstance(error, MissingModel | MissingData)]
         for what, expected in row.expected.items():
             if errors:
-                yield Finding(target, row, what, expected, None, "missing" if lacks else "failed", str(errors[0]))
+                yield Finding(
+                    target, row, what, expected, None, "failed" if faults else "missing", str((faults or errors)[0])
+                )
                 continue
             read_one = _statistic if what.startswith(INDEX) else _measured
             try:
