@@ -419,7 +419,7 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }}
 table {{ border-collapse: collapse; margin: .5rem 0 1rem; }}
 th, td {{ padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #8884; }}
-td:nth-child(3), td:nth-child(4), td:nth-child(5), .overview td + td {{ text-align: right; font-variant-numeric: tabular-nums; }}
+:is(th, td):nth-child(3), :is(th, td):nth-child(4), :is(th, td):nth-child(5), .overview :is(th, td) + * {{ text-align: right; font-variant-numeric: tabular-nums; }}
 dt {{ float: left; clear: left; width: 7rem; font-weight: 600; }}
 dd {{ margin: 0 0 .2rem 7rem; }}
 tr.FAIL, tr.failed {{ font-weight: 600; background: #d003; }}
