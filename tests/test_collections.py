@@ -183,7 +183,9 @@ def test_neuclir_2023_has_its_judgments_in_an_archive_and_its_topics_in_four_lan
     assert [q.query_id for q in fa.read_topics("en")] == ["200", "201"], "no filter leaves them out here"
     assert fa.read_topics("fa")[0].fields == {"title": "fas human translation 200", "description": "d", "narrative": ""}
     assert fa.read_topics("fa", "mt1")[1].fields["title"] == "fas mt1 201"
-    with pytest.raises(DataError, match="has no version 'original' or 'human translation'\n  there are: 'mt1'"):
+    with pytest.raises(
+        DataError, match="no topic in 'zh' has a version 'original' or 'human translation'\n  there are: 'mt1'"
+    ):
         fa.read_topics("zh")
 
 

@@ -14,6 +14,7 @@ import small_encoders as small
 import torch
 from small_encoders import TEXTS
 
+from clir_cli import compose, config
 from clir_cli.errors import ConfigError, LanguageError, MissingModel
 from clir_cli.models import encoding
 from clir_cli.retrievers.dense import Adapter, Dense
@@ -497,3 +498,23 @@ def test_a_model_that_is_its_repositorys_own_code_is_refused_with_the_way_to_tru
     )
     with pytest.raises(ConfigError, match=r"needs Python code of its own repository \(new\)(.|\n)*revision=COMMIT"):
         encode(dense(folder, pooling="cls"), TEXTS)
+
+
+def test_the_core_study_s_encoders_read_other_tokens(made: Path) -> None:
+    """By its quirks: E5 without its prefixes; RepLLaMA's documents end at 128 tokens, and one blank stands behind its prefixes."""
+    folder = small.llama(made / "of the study")  # reads any number of tokens
+    short, long = texts([TEXTS[0], " ".join(TEXTS * 9)])
+
+    def encoded(quirk: str, name: str) -> list[Any]:
+        own = ["retriever.query_adapter=null", "retriever.doc_adapter=null"] if name == "repllama" else []
+        asked = [f"retriever={name}", f"retriever.model={folder}", "retriever.device=cpu", "retriever.dtype=float32"]
+        retriever = config.built(compose.cells([*asked, *own, f"quirk={quirk}"])[0].plain).retriever
+        return [retriever.encode([text], task)[0][0] for text in (short, long) for task in ("query", "document")]
+
+    def changed(quirk: str, name: str) -> list[bool]:
+        pairs = zip(encoded("null", name), encoded(quirk, name), strict=True)
+        return [bool(abs(a - b).max() > 1e-4) for a, b in pairs]
+
+    assert all(changed("e5_no_prefix", "me5_small"))
+    assert changed("repllama_128", "repllama") == [False, False, False, True]
+    assert changed("repllama_one_blank", "repllama") == [True] * 4

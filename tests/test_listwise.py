@@ -13,7 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clir_cli import compose, config
 from clir_cli.errors import ConfigError, RunError
+from clir_cli.llms.transformers import Transformers
 from clir_cli.prompts.listwise import ListwisePrompt, line
 from clir_cli.rerankers.listwise import Listwise
 from clir_cli.rerankers.none import Keep
@@ -29,6 +31,22 @@ LETTERS = ListwisePrompt(intro="For: {query}", passage="[{id}] {passage}", outro
 def preset(name: str) -> ListwisePrompt:
     said = yaml.safe_load((CONFIGS / "prompt" / f"{name}.yaml").read_text())
     return ListwisePrompt(**{key: value for key, value in said.items() if key != "_target_"})
+
+
+def test_first_reads_rank_zephyr_s_prompt_with_letters_and_its_answer_behind_a_bracket() -> None:
+    numbers = replace(preset("rank_zephyr"), labels="letters")
+    intro = numbers.intro.replace("a numerical", "an alphabetical")
+    assert preset("rank_zephyr_letters") == replace(
+        numbers, intro=intro, outro=numbers.outro.replace("[2] > [1]", "[B] > [A]")
+    )
+    (cell,) = compose.cells(["reranker=first_mistral"])
+    reranker = config.built(cell.plain).reranker
+    assert (
+        isinstance(reranker, Listwise)
+        and reranker.answer == "labels"
+        and reranker.prompt == preset("rank_zephyr_letters")
+    )
+    assert isinstance(reranker.llm, Transformers) and reranker.llm.answer_start == "["
 
 
 @dataclass

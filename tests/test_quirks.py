@@ -15,6 +15,7 @@ from judge_server import JudgeServer, serving
 from test_llm_rerankers import Judge, candidates, ideal, ranked
 
 from clir_cli import compose, config, reranking, runs
+from clir_cli.experiment import read_rows
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.prompts.instructed import Order, Pick
 from clir_cli.rerankers.listwise import Listwise, read_digits
@@ -302,6 +303,45 @@ def test_the_judge_reads_the_quotation_marks_of_a_csv_file(small: Clir) -> None:
     assert {"plain", "more", "last"} <= shown and "" not in shown
     assert "pairwise" in Path(folders[0]).name and "quirk=csv_quotes" in (Path(folders[1]) / "metrics.csv").read_text()
     assert "quotes" in small("diff", *folders).stdout
+
+
+def test_the_judge_is_shown_no_title_and_told_no_language(small: Clir) -> None:
+    (small.folder / "titled.jsonl").write_text(
+        "".join(json.dumps({"doc_id": d, "title": f"Title of {d}", "text": f"text {d}"}) + "\n" for d in ("d3", "d4"))
+    )
+    (small.folder / "two.trec").write_text("q Q0 d3 1 2 x\nq Q0 d4 2 1 x\n")
+    asked = [word for word in ASKED if not word.startswith(("dataset.docs=", "retriever.path="))]
+    judge = JudgeServer({"a question": {}})
+    with serving(judge) as served:
+        asked += [
+            "dataset.docs=titled.jsonl", "retriever.path=two.trec", "reranker=pairwise", "reranker.answer=text",
+            "llm=openai", "llm.model=judge", f"llm.base_url={served.url}", "llm.api_key_env=JUDGE_KEY", "llm.context=4000",
+        ]  # fmt: skip
+        env = {"JUDGE_KEY": "sk-none", "NO_PROXY": "127.0.0.1"}
+        small("run", "--quiet", "-m", *asked, "quirk=null,text_only,no_language_note", env=env)
+    said = {"\n".join(turn["content"] for turn in body["messages"]) for body in judge.requests}
+    assert all("text d3" in prompt for prompt in said)
+    shown = sorted(("Title of d3" in prompt, "English" in prompt) for prompt in said)
+    assert shown == [*[(False, True)] * 2, *[(True, False)] * 2, *[(True, True)] * 2], "each asks in both orders"
+
+
+def test_average_precision_ends_at_rank_100_and_counts_topics_without_relevant_documents(clir: Clir) -> None:
+    """One of two relevant documents is first, the other has rank 110; the second topic has none."""
+    ids = [f"d{rank}" for rank in range(1, 121)]
+    (clir.folder / "docs.tsv").write_text("".join(f"{d}\ta text\n" for d in ids))
+    (clir.folder / "topics.tsv").write_text("q\ta question\nempty\tanother\n")
+    (clir.folder / "qrels.txt").write_text("q 0 d1 1\nq 0 d110 1\nempty 0 d2 0\n")
+    lines = [f"{q} Q0 {d} {rank} {-rank} x\n" for q in ("q", "empty") for rank, d in enumerate(ids, 1)]
+    (clir.folder / "first.trec").write_text("".join(lines))
+    asked = [f"dataset.{part}={part}.tsv" for part in ("docs", "topics")] + ["dataset.qrels=qrels.txt"]
+    asked += ["dataset.header=false", "dataset.query_lang=en", "dataset.doc_lang=en", "retriever=run_file"]
+    sweep = ["experiment=zuo2025/corrected", "dataset=files", *asked, "retriever.path=first.trec"]
+    folders = clir("run", "--quiet", "-m", *sweep, "quirk=null,top_100,judged_topics").stdout.split()
+    rows = [read_rows(Path(folder) / "metrics.csv") for folder in folders]
+    found = [float(row["value"]) for of in rows for row in of if (row["stage"], row["measure"]) == ("final", "AP")]
+    assert found == pytest.approx([(1 + 2 / 110) / 2, 1 / 2, (1 + 2 / 110) / 4])
+    refused = clir("diff", folders[0], folders[2], code=2).stderr
+    assert "they differ in evaluate.topics: relevant -> judged; quirk: - -> judged_topics" in refused
 
 
 # Sentences

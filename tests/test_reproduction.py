@@ -33,9 +33,10 @@ def findings(clir: Clir, *names: str, code: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.fixture
-def measured(clir: Clir) -> dict[str, float]:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """What BM25 over human translations gives on the demo collection, by pair."""
+    clir = Clir(tmp_path_factory.mktemp("measured"))
     clir("run", "-m", "retriever=bm25_dt", "dataset.pair=en-de,en-sw", "evaluate.measures=[nDCG@10]", "--quiet")
     (sweep,) = (clir.runs / "sweeps").glob("*/metrics.csv")
     lines = [line.split(",") for line in sweep.read_text().splitlines()]
@@ -76,6 +77,8 @@ def test_an_index_has_exactly_the_published_documents_and_terms(clir: Clir) -> N
     assert [f["verdict"] for f in found.values()] == ["OK", "OK", "FAIL"], (
         "one term too many or too few is another index"
     )
+    again = {f["measure"]: f for f in findings(clir, "statistics", code=1)}
+    assert again == found, "of an index that an earlier process made"
     more = {**found["index:terms"], "got": int(found["index:terms"]["got"])}["got"]
     about = Target("t", **ABOUT, overrides=(), rows=())
     row = Row((), {})
@@ -112,10 +115,25 @@ def test_a_file_that_is_not_there_is_missing_and_one_that_does_not_parse_has_fai
     assert broken["verdict"] == "failed" and "qrels.txt:2: " in broken["why"]
 
 
+def test_a_mean_of_which_a_part_is_missing_and_another_broken_tells_what_is_broken(clir: Clir) -> None:
+    """Data that is not here can be fetched; what fails would fail with it too."""
+    (clir.folder / "qrels.txt").write_text("1 0 d1 1\n1 0 d1\n")
+    for name, text in (("topics", "1\tBerlin\n"), ("docs.en", "d1\tBerlin is a city.\n")):
+        (clir.folder / f"{name}.tsv").write_text(text)
+    files = ["dataset.docs=docs.{lang}.tsv", "dataset.topics=topics.tsv", "dataset.qrels=qrels.txt"]
+    overrides = ["dataset=files", *files, "dataset.query_lang=en", "dataset.header=false", "retriever=bm25"]
+    target(clir, "mean", overrides=overrides, table=[["dataset.doc_lang", "AP"], ["de,en", 1.0]])
+    (found,) = findings(clir, "mean", code=1)
+    assert found["verdict"] == "failed" and "qrels.txt:2: " in found["why"]
+
+
 def test_what_is_missing_is_said_once_with_the_way_to_it_and_every_target_has_its_counts(clir: Clir) -> None:
     table = [["dataset.pair", "AP", "nDCG@20"], ["en-de", 0.3, 0.4], ["en-fi", 0.3, 0.4]]
     target(clir, "licensed", overrides=["dataset=clef2003", "retriever=bm25_dt"], table=table)
-    target(clir, "quoted", quoted=True, table=[["retriever", "AP"], ["of_a_closed_model", 0.1234]])
+    files = '"https://host.org/a/topics.{lang}.tsv"'
+    target(
+        clir, "quoted", quoted=True, table=[["retriever", "dataset.topics", "AP"], ["of_a_closed_model", files, 0.1234]]
+    )
     said = clir("reproduce", "licensed", "quoted", "-o", "report.html", code=1).stdout
     assert said.count("CLEF 2003, ad hoc track is not on this machine") == said.count("ELRA-E0008") == 1
     assert "4 missing: " in said and "1 quoted, not run" in said and "0.1234" not in said
@@ -127,7 +145,8 @@ def test_what_is_missing_is_said_once_with_the_way_to_it_and_every_target_has_it
         "licensed": ["4", ".", ".", ".", ".", ".", "4", "."],
         "quoted": ["1", ".", ".", ".", ".", "1", ".", "."],
     }
-    assert "0.1234" in clir("reproduce", "quoted").stdout, "alone it is shown"
+    alone = clir("reproduce", "quoted").stdout
+    assert "0.1234" in alone and "retriever=of_a_closed_model dataset.topics=topics.{lang}.tsv " in alone
     report = (clir.folder / "report.html").read_text()
     assert "0.1234" in report and "ELRA-E0008" in report and '<a href="#licensed">' in report
 
@@ -190,8 +209,9 @@ def test_a_target_that_does_not_say_what_it_means_is_refused(tmp_path: Path, sai
 
 
 def test_an_unknown_target_and_an_unknown_kind_of_report_are_refused(clir: Clir) -> None:
-    assert "no target is called 'nothing'; there are: " in clir("reproduce", "nothing", code=2).stderr
     target(clir, "demo_bm25", table=[["AP"], [1]])
+    said = clir("reproduce", "demo_bm52", code=2).stderr
+    assert "no target is called 'demo_bm52'; did you mean demo_bm25" in said and "there are: adeyemi2024, " in said
     assert "a report is a .md or an .html file" in clir("reproduce", "demo_bm25", "-o", "r.pdf", code=2).stderr
 
 

@@ -156,10 +156,13 @@ def qwen(made: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mt5(made: Path) -> Path:
+    return save_mt5(made / "mt5", ["yes", "no"])
+
+
+def save_mt5(folder: Path, words: list[str]) -> Path:
     from transformers import MT5Config, MT5ForConditionalGeneration
 
-    folder = made / "mt5"
-    tokenizer = tokenizer_with(folder, ["yes", "no"])
+    tokenizer = tokenizer_with(folder, words)
     config = MT5Config(
         vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=1, eos_token_id=2,
         decoder_start_token_id=1, initializer_factor=1.0,
@@ -266,6 +269,16 @@ def test_labels_of_another_checkpoint_are_refused(mt5: Path, token: str, said: s
     with pytest.raises(ConfigError, match=said):
         preset("mono_mt5", f"reranker.model={mt5}", f"reranker.yes_token={token}").check()
     preset("mono_mt5", f"reranker.model={mt5}").check()
+
+
+def test_the_words_of_another_checkpoint_score_otherwise(made: Path) -> None:
+    """rank_llm's true and false, which it reads from mT5 too, whose first token of false is a lone \u2581."""
+    folder = save_mt5(made / "mt5 with true", ["yes", "no", "true"])
+    yes_no, true_false = (
+        in_order(preset("mono_mt5", f"reranker.model={folder}", "reranker.device=cpu", *more))
+        for more in ([], ["quirk=mt5_true_false"])
+    )
+    assert np.abs(yes_no - true_false).max() > 0.01
 
 
 def test_a_piece_inside_words_is_no_label() -> None:

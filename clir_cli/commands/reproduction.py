@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +27,12 @@ def reproduce(
     from clir_cli.verbs import listing, reproduction
 
     known = reproduction.names(config_dir or [])
-    names = [name for name in targets or [] if "=" not in name] or list(known)
+    names = list(dict.fromkeys(name for name in targets or [] if "=" not in name)) or list(known)
     more = [name for name in targets or [] if "=" in name]
     if unknown := [name for name in names if name not in known]:
-        raise ConfigError(f"no target is called {unknown[0]!r}; there are: {', '.join(known)}")
+        near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"no target is called {unknown[0]!r}{hint}\n  there are: {', '.join(known)}")
     if output is not None and output.suffix not in (".md", ".html"):
         raise ConfigError(f"--output {output}: a report is a .md or an .html file")
     chosen = [reproduction.read(known[name]) for name in names]

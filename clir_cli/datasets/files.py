@@ -465,20 +465,27 @@ def _is_hc4(table: Table) -> bool:
 
 
 def _hc4_topics(table: Table, lang: str, source: str | None, once: Once) -> list[Query]:
-    """The topics that have a version in `lang`; how many have none is said."""
-    found, absent, lacking = [], 0, Counter[str]()
+    """The topics that have the version in `lang`; how many have none is said. DataError where none has it."""
+    wanted = (source,) if source else ORIGINALS
+    found, absent, lacking, others = [], 0, Counter[str](), dict[str, None]()
     for line, row in table.rows():
-        if versions := _hc4_versions(row, lang):
-            query_id = parse_id(table.path, line, "topic_id", row.get("topic_id"))
-            once.see(table.path, line, query_id)
-            where = f"{table.path}:{line}: topic {query_id!r} in {lang!r}"
-            texts = _hc4_texts(where, versions, source)
+        query_id = parse_id(table.path, line, "topic_id", row.get("topic_id"))
+        once.see(table.path, line, query_id)
+        versions = _hc4_versions(row, lang)
+        if chosen := next((versions[name] for name in wanted if name in versions), None):
+            texts = _hc4_texts(f"{table.path}:{line}: topic {query_id!r} in {lang!r}", chosen)
             own = [v for v in row["topics"] if isinstance(v, dict) and v.get("source") == ORIGINALS[0]]
             lacks = [name for name in FIELDS if name not in texts and any(v.get(f"topic_{name}") for v in own)]
             lacking.update(lacks)
             found.append(Query(query_id, {**texts, **dict.fromkeys(lacks, "")}, lang))
         else:
             absent += 1
+            others.update(dict.fromkeys(versions))
+    if not found and others:
+        raise DataError(
+            f"{table.path}: no topic in {lang!r} has a version {' or '.join(map(repr, wanted))}\n"
+            f"  there are: {', '.join(map(repr, others))}; choose with dataset.topic_source=..."
+        )
     if not found:
         raise DataError(f"{table.path}: no topics in {lang!r}")
     for name, count in lacking.items():
@@ -486,7 +493,8 @@ def _hc4_topics(table: Table, lang: str, source: str | None, once: Once) -> list
             f"{table.path}: {many(count, 'topic has', 'topics have')} no {name} in {lang!r}, though the original has one"
         )
     if absent:
-        say(f"{table.path}: {absent} of {many(absent + len(found), 'topic')} without a version in {lang!r}: left out")
+        topics = f"{absent} of {many(absent + len(found), 'topic')}"
+        say(f"{table.path}: {topics} without a version {' or '.join(map(repr, wanted))} in {lang!r}: left out")
     return found
 
 
@@ -496,15 +504,8 @@ def _hc4_versions(row: Mapping[str, Any], lang: str) -> dict[str, Mapping[str, A
     return {str(t.get("source")): t for t in topics if t.get("lang") in {lang, language(lang).iso3}}
 
 
-def _hc4_texts(where: str, versions: Mapping[str, Mapping[str, Any]], source: str | None) -> dict[str, str]:
-    """The fields of the version that was asked for."""
-    wanted = (source,) if source else ORIGINALS
-    chosen = next((versions[name] for name in wanted if name in versions), None)
-    if chosen is None:
-        raise DataError(
-            f"{where} has no version {' or '.join(map(repr, wanted))}\n"
-            f"  there are: {', '.join(map(repr, versions))}; choose with dataset.topic_source=..."
-        )
+def _hc4_texts(where: str, chosen: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a version of a topic."""
     texts = {name: chosen.get(f"topic_{name}") or "" for name in FIELDS}
     if strange := [name for name, text in texts.items() if not isinstance(text, str)]:
         raise DataError(f"{where}: expected text as topic_{strange[0]}, found {texts[strange[0]]!r}")

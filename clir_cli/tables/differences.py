@@ -227,7 +227,7 @@ def _against(a: Results, b: Results, name: str, measures: Sequence[str], *, test
             left_out.append(f"{stage} (equal on both sides, or the final ranking itself)")
             continue  # no test for a correction to count
         if x.keys() != y.keys() and not force:
-            _refuse_topics(mine.rows[0], x, y)
+            _refuse_topics(mine.rows[0], x, y, _config(a, b))
         line = _line(name, keys, pair, (x, y), a, test)
         same = x == y and [row["experiment"] for row in mine.rows] == [row["experiment"] for row in yours.rows]
         (equal if same else lines).append(line)
@@ -261,11 +261,14 @@ _SYSTEM = ("doc_lang", "retriever", "reranker")
 _PARTS = ("dataset", "split", "judgments", "query_lang", "doc_lang")
 
 
-def _refuse_topics(row: Row, x: Mapping[str, float], y: Mapping[str, float]) -> NoReturn:
+def _refuse_topics(
+    row: Row, x: Mapping[str, float], y: Mapping[str, float], config: Mapping[str, tuple[list[str], list[str]]]
+) -> NoReturn:
     odd = sorted(x.keys() ^ y.keys())
+    differ = "; ".join(f"{key}: {', '.join(old)} -> {', '.join(new)}" for key, (old, new) in config.items())
     raise ConfigError(
         f"the sides score different topics ({len(odd)} only one of them has, such as {odd[0]!r}; {row['pair']}, "
-        f"{row['measure']}); --force compares the common ones"
+        f"{row['measure']}); --force compares the common ones" + (f"\n  they differ in {differ}" if differ else "")
     )
 
 

@@ -485,9 +485,9 @@ class _Adder:
 
 def statistics(folder: Path) -> dict[str, int]:
     """documents, non_empty (documents with a term) and terms (occurrences of all terms) of an index, as Anserini counts them."""
+    start()  # before jnius: its import starts a JVM without Lucene
     from jnius import autoclass
 
-    start()
     with _java_errors(f"opening the index {folder}"):
         path = autoclass("java.nio.file.Paths").get(str(folder))
         reader = autoclass("org.apache.lucene.index.DirectoryReader").open(

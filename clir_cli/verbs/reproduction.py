@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = "target"  # of configs/, and of a user's own
 INDEX = "index:"  # index:documents, index:non_empty, index:terms: exact, in both directions
+ADDRESS = re.compile(r'"?https?://[^\s"]*/([^\s"]*)"?')  # of a row's file: a table shows its name
 NEAR = 10  # times the tolerance within which a number is near
 Status: TypeAlias = Literal["verified", "secondary", "inferred"]
 Verdict: TypeAlias = Literal["OK", "near", "FAIL", "unverified", "quoted", "missing", "failed"]
@@ -162,10 +164,12 @@ def _run(target: Target, root: Path, config_dirs: Sequence[Path], more: Sequence
     for row, place in zip(target.rows, places, strict=True):
         done = [] if isinstance(place, ClirError) else [outcomes[i] for i in place]
         errors = [place] if isinstance(place, ClirError) else [o.error for o in done if o.error is not None]
-        lacks = all(isinstance(error, MissingModel | MissingData) for error in errors)
+        faults = [error for error in errors if not isinstance(error, MissingModel | MissingData)]
         for what, expected in row.expected.items():
             if errors:
-                yield Finding(target, row, what, expected, None, "missing" if lacks else "failed", str(errors[0]))
+                yield Finding(
+                    target, row, what, expected, None, "failed" if faults else "missing", str((faults or errors)[0])
+                )
                 continue
             read_one = _statistic if what.startswith(INDEX) else _measured
             try:
@@ -248,7 +252,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     if finding.got is not None:
         got = (f"{finding.got:.{digits}f}", f"{finding.got - finding.expected:+.{digits}f}")
     return (
-        " ".join(finding.row.overrides) or "-", finding.what, f"{finding.expected:.{digits}f}", *got,
+        ADDRESS.sub(r"\1", " ".join(finding.row.overrides)) or "-", finding.what, f"{finding.expected:.{digits}f}", *got,
         "exact" if exact else f"{finding.target.tolerance:g}", finding.verdict, finding.why.partition("\n")[0],
     )  # fmt: skip
 
@@ -415,7 +419,7 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }}
 table {{ border-collapse: collapse; margin: .5rem 0 1rem; }}
 th, td {{ padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #8884; }}
-td:nth-child(3), td:nth-child(4), td:nth-child(5), .overview td + td {{ text-align: right; font-variant-numeric: tabular-nums; }}
+:is(th, td):nth-child(3), :is(th, td):nth-child(4), :is(th, td):nth-child(5), .overview :is(th, td) + * {{ text-align: right; font-variant-numeric: tabular-nums; }}
 dt {{ float: left; clear: left; width: 7rem; font-weight: 600; }}
 dd {{ margin: 0 0 .2rem 7rem; }}
 tr.FAIL, tr.failed {{ font-weight: 600; background: #d003; }}
