@@ -50,16 +50,21 @@ class Comparison:
         return int(math.copysign(1, self.effect.difference)) if self.corrected < ALPHA else 0
 
 
-def scores(results: Results, rows: Sequence[Row], stage: str | None = None) -> Scores | None:
-    """The scores behind rows, repeats and settings averaged topic by topic; None where a row has none."""
-    found: dict[Part, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
+def scores(
+    results: Results, rows: Sequence[Row], stage: str | None = None, shares: Sequence[float] | None = None
+) -> Scores | None:
+    """The scores behind rows, averaged topic by topic with a weight for each row; None where a row has none."""
+    found: dict[Part, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row, share in zip(rows, shares or [1.0] * len(rows), strict=True):
         topics = results.topics(row, stage)
         if topics is None:
             return None
         for query_id, value in topics.items():
-            found[part_of(row)][query_id].append(value)
-    return {part: {q: statistics.fmean(v) for q, v in topics.items()} for part, topics in found.items()}
+            found[part_of(row)][query_id].append((value, share))
+    return {
+        part: {q: statistics.fmean(*zip(*weighed, strict=True)) for q, weighed in topics.items()}
+        for part, topics in found.items()
+    }
 
 
 def compared(mine: Scores, other: Scores, weights: Mapping[Part, float]) -> Sample:
@@ -149,7 +154,8 @@ def _comparison(
         if (base, c) not in cells:
             return "the baseline has no value"
         against, stage = cells[base, c], None
-    mine, other = scores(results, cell.rows), scores(results, against.rows, stage)
+    mine = scores(results, cell.rows, None, cell.shares)
+    other = scores(results, against.rows, stage, against.shares)
     if mine is None or other is None:
         raise ConfigError(f"{' '.join(r)}: no scores by topic to test; per_query.csv must lie beside metrics.csv")
     if why := unfit(mine, other):
