@@ -303,6 +303,11 @@ class Effect(NamedTuple):
     low: float  # confidence interval of the mean difference (Student's t); NaN with one topic
     high: float
 
+    @property
+    def alike(self) -> bool:
+        """Whether all topics differ, and by the same: there is no variance, and a t-test has no doubt however few they are."""
+        return self.low == self.high and self.difference != 0
+
 
 def effect_of(sample: Sample, confidence: float = 0.95) -> Effect:
     """Mean difference, standardised size and confidence interval; over several parts d_z is t / sqrt(topics)."""

@@ -418,6 +418,23 @@ def test_pairs_that_share_only_some_topics_are_no_independent_samples(runs):
     assert float(found["mean p"]) != pytest.approx(p_value(sample(apart), "t"))
 
 
+def test_two_topics_that_gain_the_same_are_marked_and_the_mark_is_explained(runs):
+    runs.add(topics(0.0, 0.0), retriever="base")
+    runs.add(topics(1.0, 1.0), retriever="new")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"])
+    assert "all topics differ by the same amount: no variance, so no doubt, however few they are" in text
+    assert text.endswith("(--test randomisation has): new x en-de\n")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], test="randomisation")
+    assert "▲" not in text.splitlines()[3] and "no doubt" not in text
+
+
+def test_a_count_is_not_tested_as_if_it_were_a_mean(runs):
+    runs.add(topics(10.0, 20.0), retriever="base", measure="NumRet")
+    runs.add(topics(15.0, 21.0), retriever="new", measure="NumRet")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"])
+    assert "not tested, a count is summed over topics, not averaged: new x en-de" in text
+
+
 def test_a_cell_whose_baseline_has_other_topics_is_not_tested_and_named(runs):
     runs.add(LOW, retriever="base")
     runs.add(topics(*HIGH.values(), start=5), retriever="new")

@@ -28,6 +28,9 @@ from clir_cli.tables.reading import Results, Row
 
 ALPHA = 0.05
 OWN = "own_first_stage"
+ALIKE = (
+    "all topics differ by the same amount: no variance, so no doubt, however few they are (--test randomisation has)"
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Scores: TypeAlias = Mapping[Part, Mapping[str, float]]  # part -> query_id -> value, over repeats and settings
 
@@ -135,6 +138,10 @@ def tested(
     notes = [_about(names, family, correction, test)]
     if any(len(cells[t.row, t.column].weights) > 1 for t in made):
         notes.append("over several pairs, a topic that they share is one observation: the mean of its differences")
+    if test != "randomisation" and (
+        sure := [f"{' '.join(t.row)} x {' '.join(t.column)}" for t in made if t.effect.alike]
+    ):
+        notes.append(f"{ALIKE}: {_few(sure)}")
     notes += [f"not tested, {why}: {_few(where)}" for why, where in left_out.items()]
     return Tested(made, names, notes)
 
@@ -146,6 +153,8 @@ def _comparison(
     cell = cells.get((r, c))
     if cell is None or r == base or math.isnan(cell.value):
         return None
+    if cell.rows[0]["measure"].startswith("Num"):
+        return "a count is summed over topics, not averaged"
     if base is None:
         if all(row["stage"] == "first_stage" or row["reranker"] == "none" for row in cell.rows):
             return None  # it is its own first stage
