@@ -8,6 +8,7 @@ Smucker et al. 2007 compare the tests for retrieval, Sakai 2014 says why interva
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -42,6 +43,9 @@ class Sample:
 
     shares: tuple[Floats, ...]  # per stratum (topics,): all together sum to the mean difference
     centred: tuple[Floats, ...]  # the same with every part's mean taken off: what the null hypothesis sees
+    residuals: tuple[Floats, ...]  # `centred`, a part's n topics times sqrt(n / (n - 1)): squares sum to the variance
+    freedom: tuple[float, ...]  # of each stratum's variance
+    varies: bool  # whether every part has the two topics that a variance needs
 
     @property
     def difference(self) -> float:
@@ -50,11 +54,6 @@ class Sample:
     @property
     def topics(self) -> int:
         return sum(map(len, self.shares))
-
-    @property
-    def varies(self) -> bool:
-        """Whether every stratum has the two topics that a variance needs."""
-        return min(map(len, self.shares)) > 1
 
     @property
     def zero(self) -> bool:
@@ -73,25 +72,51 @@ def sample(parts: Sequence[tuple[float, Deltas]]) -> Sample:
     if not parts or not all(deltas for _, deltas in parts):
         raise DataError("a paired test needs at least one topic")
     whole = math.fsum(weight for weight, _ in parts)
-    added: dict[Hashable, list[tuple[float, float]]] = {}
+    added: dict[Hashable, list[tuple[float, float, float]]] = {}
     stratum: dict[Hashable, int] = {}  # topic -> number of its stratum
     for number, (weight, deltas) in enumerate(parts):
         if not all(map(math.isfinite, deltas.values())):
             raise DataError("a paired test got a score that is NaN or infinite")
-        mean = math.fsum(deltas.values()) / len(deltas)
-        factor = weight / whole / len(deltas)
+        n, mean = len(deltas), math.fsum(deltas.values()) / len(deltas)
+        factor, scale = weight / whole / n, math.sqrt(n / max(n - 1, 1))
         met = {stratum[topic] for topic in deltas if topic in stratum}
         if met:
             stratum = {topic: number if s in met else s for topic, s in stratum.items()}
         for topic, delta in deltas.items():
             stratum[topic] = number
-            added.setdefault(topic, []).append((factor * delta, factor * (delta - mean)))
-    strata: dict[int, list[tuple[float, float]]] = {}
+            residual = factor * (delta - mean)
+            added.setdefault(topic, []).append((factor * delta, residual, scale * residual))
+    strata: dict[int, list[Hashable]] = {}
     for topic, number in stratum.items():
-        shares, centred = zip(*added[topic], strict=True)
-        strata.setdefault(number, []).append((math.fsum(shares), math.fsum(centred)))
-    columns = [tuple(np.array(column) for column in zip(*pairs, strict=True)) for pairs in strata.values()]
-    return Sample(tuple(shares for shares, _ in columns), tuple(centred for _, centred in columns))
+        strata.setdefault(number, []).append(topic)
+
+    def summed(column: int) -> tuple[Floats, ...]:
+        rows = ([math.fsum(row[column] for row in added[topic]) for topic in topics] for topics in strata.values())
+        return tuple(map(np.array, rows))
+
+    varies = all(len(deltas) > 1 for _, deltas in parts)
+    freedom = tuple(_freedom(parts, topics) for topics in strata.values()) if varies else ()
+    return Sample(summed(0), summed(1), summed(2), freedom, varies)
+
+
+def _freedom(parts: Sequence[tuple[float, Deltas]], topics: Sequence[Hashable]) -> float:
+    """Of the variance that a stratum's residuals estimate, by Bell & McCaffrey 2002, as if all differences varied alike.
+
+    n - 1 of one part, or of parts over the same n topics; of others about those of the part that the variance is mostly of.
+    With e = weight^2 / n of a part, a topic's residual has the variance D, the sum of e / n over its parts, and two topics'
+    residuals the covariance -K, K the sum of e / (n (n - 1)) over the parts that both are in: the square of the sum of D,
+    divided by the sum of all squares.
+    """
+    import numpy as np
+
+    kinds = Counter(tuple(topic in deltas for _, deltas in parts) for topic in topics)
+    inside = np.array(list(kinds), float)  # (kinds of topics, parts)
+    count = np.array(list(kinds.values()), float)
+    weight, n = np.array([[w, len(deltas)] for w, deltas in parts], float).T
+    e = weight**2 / n
+    d, k = inside @ (e / n), inside * (e / (n * (n - 1))) @ inside.T
+    squares = count @ d**2 + count @ k**2 @ count - count @ k.diagonal() ** 2
+    return float((count @ d) ** 2 / squares)
 
 
 def paired(a: ArrayLike, b: ArrayLike) -> Sample:
@@ -118,7 +143,7 @@ def t_test(sample: Sample) -> float:
     """Two-sided p-value of Student's t-test of a mean difference of 0, in [0, 1].
 
     Strata keep their own variances (Welch-Satterthwaite degrees of freedom). 1 where no topic differs, and where a
-    stratum has fewer than two topics.
+    part has fewer than two topics.
     """
     from scipy import stats
 
@@ -133,16 +158,15 @@ def t_test(sample: Sample) -> float:
 def _standard_error(sample: Sample) -> tuple[float, float]:
     """Of the mean difference, and its degrees of freedom; 0 where all topics differ alike.
 
-    Within a stratum what a topic adds to several parts varies together (a cluster-robust estimate); with one part, or
-    parts over the same topics, it is the textbook's s / sqrt(n) of the (mean) differences.
+    Within a stratum what a topic adds to several parts varies together (the cluster-robust estimate CR2 of Bell & McCaffrey
+    2002, which parts of few topics do not bias); with one part, or parts over the same topics, it is the textbook's
+    s / sqrt(n) of the (mean) differences.
     """
-    found = [(len(u) / (len(u) - 1) * float(u @ u), len(u) - 1) for u in sample.centred]
+    found = [(float(u @ u), df) for u, df in zip(sample.residuals, sample.freedom, strict=True)]
     variance = math.fsum(v for v, _ in found)
-    if math.sqrt(variance * sample.topics) <= EQUAL * abs(sample.difference):
+    if variance == 0 or math.sqrt(variance * sample.topics) <= EQUAL * abs(sample.difference):
         return 0.0, math.inf
-    if variance == 0:
-        return 0.0, math.inf
-    return math.sqrt(variance), variance**2 / math.fsum(v**2 / df for v, df in found)
+    return math.sqrt(variance), 1 / math.fsum((v / variance) ** 2 / df for v, df in found)
 
 
 def flip_test(sample: Sample, seed: int = 0) -> float:
@@ -278,6 +302,11 @@ class Effect(NamedTuple):
     d_z: float  # Cohen's d_z: the mean in standard deviations of the differences; 0 where none differs
     low: float  # confidence interval of the mean difference (Student's t); NaN with one topic
     high: float
+
+    @property
+    def alike(self) -> bool:
+        """Whether all topics differ, and by the same: there is no variance, and a t-test has no doubt however few they are."""
+        return self.low == self.high and self.difference != 0
 
 
 def effect_of(sample: Sample, confidence: float = 0.95) -> Effect:

@@ -190,6 +190,47 @@ def test_the_mean_over_language_pairs_is_tested_over_topics(tmp_path):
     assert mean["uncorrected_p"] == pytest.approx(paired_t_test(both, [0] * 4))
 
 
+def two_sides(tmp_path, gains, measure="AP", **columns):
+    """Sweeps A and B; B gains `gains[value]` topic by topic where a column, such as doc_lang, has that value."""
+    ((column, values),) = columns.items()
+    sides = Runs(tmp_path / "a"), Runs(tmp_path / "b")
+    for value, gained in zip(values, gains, strict=True):
+        before = [0.1 * (i % 5) for i in range(len(gained))]
+        after = [b + g for b, g in zip(before, gained, strict=True)]
+        for side, scores in zip(sides, (before, after), strict=True):
+            side.add(topics(*scores), measure=measure, **{column: value})
+    return [side.sweep() for side in sides]
+
+
+def test_a_topic_of_several_language_pairs_wins_or_loses_once_in_their_mean(tmp_path):
+    found = diff(*two_sides(tmp_path, [(0.3, 0.3, -0.1, 0.0), (-0.1, 0.1, -0.1, 0.0)], doc_lang=("de", "fi")))
+    (mean,) = found.record()["means"]
+    assert (mean["wins"], mean["ties"], mean["losses"], mean["topics"]) == (2, 1, 1, 4)
+    assert "a topic that its rows share is one, by the mean of its differences" in str(found)
+
+
+def test_values_by_two_sets_of_judgments_have_no_mean(tmp_path):
+    found = diff(*two_sides(tmp_path, [(0.1, 0.2, 0.3), (0.1, 0.3, 0.3)], judgments=("shallow", "pools")))
+    assert len(found.as_rows()) == 2 and not found.record()["means"]
+
+
+def test_a_pair_of_one_topic_is_named_as_left_out_of_the_mean(tmp_path):
+    gains = [(0.1, 0.2, 0.4), (0.1, 0.3, 0.3), (0.5,)]
+    found = str(diff(*two_sides(tmp_path, gains, doc_lang=("de", "fi", "ru"))))
+    assert "mean of 2" in found and "no test, and in no mean (fewer than two topics" in found
+
+
+def test_a_count_that_is_a_sum_has_no_interval_of_its_mean(tmp_path):
+    (row,) = diff(*two_sides(tmp_path, [(1.0, 5.0, 2.0)], measure="NumRet", doc_lang=["de"])).as_rows()
+    assert row["delta"] > 0 and row["p"] is row["low"] is None
+
+
+def test_where_every_topic_gains_the_same_it_is_said_that_nothing_is_left_to_doubt(tmp_path):
+    found = diff(*(sides := two_sides(tmp_path, [(0.5, 0.5)], doc_lang=["de"])))
+    assert "where an interval is a point, all topics differ by the same amount: no variance" in str(found)
+    assert diff(*sides, test="randomisation").as_rows()[0]["p"] == 0.5, "two of the four ways to sign two topics"
+
+
 def test_sweeps_with_and_without_a_reranker_may_differ_in_what_it_is_shown(tmp_path):
     sides = []
     for doc, scores in (("original", NOISY), ("query_lang", HIGH)):

@@ -140,7 +140,7 @@ def test_an_early_stop_is_told_by_the_calls_that_were_not_needed() -> None:
         Text("q", (("en", "question"),)), [Text(f"d{i}", (("fi", f"teksti worth {100 - i}"),)) for i in range(100)]
     )
     found = counts(Listwise(Judge(), Order(labels="letters"), answer="labels", sort_by="top_down"), best_first)
-    assert found["calls"] == 6 < found["calls_at_most"] == 12
+    assert found["calls"] == 6 < found["calls_at_most"] == 31
 
 
 def test_a_step_keeps_what_its_judge_did_and_the_tables_keep_their_columns(clir: Clir, llama: Path) -> None:  # noqa: F811

@@ -200,5 +200,54 @@ def test_one_in_twenty_equal_systems_is_marked_also_where_pairs_share_some_topic
     assert 35 <= alarms <= 65  # as samples of their own they are marked 187 times
 
 
+def test_a_pair_of_few_topics_beside_a_pair_of_many_does_not_raise_more_alarms():
+    rng, alarms = np.random.default_rng(12), 0
+    for _ in range(400):
+        topic = rng.normal(0, 0.1, 50)
+        deltas = [{t: topic[t] + rng.normal(0, 0.03) for t in part} for part in (range(4), range(50))]
+        alarms += p_value(sample([(1.0, d) for d in deltas]), "t") < 0.05
+    assert 8 <= alarms <= 32  # 20 are expected; with the variance and degrees of freedom of 54 like topics 50 and more
+
+
+def test_variance_and_degrees_of_freedom_are_those_of_bell_and_mccaffrey():
+    """Against their matrices: a regression on the parts, clustered by topic (CR2), for each group of parts that share topics."""
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        sizes = rng.integers(2, 9, rng.integers(1, 5))
+        deltas = [{int(t): rng.normal() for t in rng.choice(12, size, replace=False)} for size in sizes]
+        found = sample([(1.0, d) for d in deltas])
+        rows = [(topic, number) for number, d in enumerate(deltas) for topic in d]
+        x = np.array([[number == own for number in range(len(deltas))] for _, own in rows], float)
+        mean = np.linalg.inv(x.T @ x) @ np.full(
+            len(deltas), 1 / len(deltas)
+        )  # over the parts, of the regression's coefficients
+        residual = np.eye(len(rows)) - x @ np.linalg.inv(x.T @ x) @ x.T  # I - H
+        y = np.array([deltas[number][topic] for topic, number in rows])
+        squares, freedom = [], []
+        for topics in hanging_together(deltas):
+            at = [[i for i, (t, _) in enumerate(rows) if t == topic] for topic in topics]
+            adjusted = [np.diag(np.diag(residual)[i] ** -0.5) @ x[i] @ mean for i in at]
+            squares += [(a @ (residual @ y)[i]) ** 2 for i, a in zip(at, adjusted, strict=True)]
+            columns = np.array([residual[:, i] @ a for i, a in zip(at, adjusted, strict=True)])
+            omega = columns @ columns.T
+            freedom.append(np.trace(omega) ** 2 / np.sum(omega**2))
+        assert sorted(u * u for s in found.residuals for u in s) == pytest.approx(sorted(squares), abs=1e-15)
+        assert sorted(found.freedom) == pytest.approx(sorted(freedom))
+
+
+def hanging_together(deltas):
+    """The topics of each group of parts that share some, over any number of other parts."""
+    found = []
+    for d in deltas:
+        met = [topics for topics in found if topics & d.keys()]
+        found = [topics for topics in found if topics not in met] + [set(d).union(*met)]
+    return found
+
+
+def test_a_pair_with_one_topic_has_no_variance_to_test_with():
+    found = sample([(1.0, {1: 0.2, 2: 0.3, 3: 0.1}), (1.0, {1: 0.4})])
+    assert p_value(found, "t") == 1.0 and math.isnan(effect_of(found).low)
+
+
 def test_scores_that_differ_by_rounding_alone_are_equal():
     assert paired_t_test([0.1 + 0.2] * 5, [0.3] * 5) == 1.0

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from clir_cli.rerankers import sorting
+from clir_cli.rerankers.listwise import Listwise
+from clir_cli.rerankers.pairwise import Pairwise
+from clir_cli.rerankers.setwise import Setwise
 from clir_cli.rerankers.sorting import Compare, Order, Pick, Request, Score, Sort
 
 TOP, WINDOW = 10, 20
@@ -148,6 +151,46 @@ def test_calls_and_rounds_are_at_most_the_formula(name: str, calls: float, round
     asked, turns = costs({**EXACT, **INEXACT}[name], correlation)
     assert asked <= calls
     assert turns <= rounds
+
+
+class Numbered:
+    labels, most = "numbers", 99
+
+
+BOUNDED = [
+    *(Listwise(llm=None, prompt=Numbered(), sort_by=by) for by in ("sliding", "top_down", "knock_out", "blocks")),
+    *(Listwise(llm=None, prompt=Numbered(), sort_by="tournaments", repeats=r) for r in (1, 3)),
+    *(Setwise(llm=None, prompt=Numbered(), sort_by=by) for by in ("heap", "bubble", "insertion")),
+    *(
+        Pairwise(llm=None, prompt=Numbered(), sort_by=by, top=top, both_orders=False)
+        for by in ("heap", "bubble", "quick_select", "all_pairs")
+        for top in (1, 10)
+    ),
+]
+
+
+@pytest.mark.parametrize("reranker", BOUNDED, ids=lambda r: f"{type(r).__name__} {r.sort_by} {r.top}")
+def test_no_first_stage_however_bad_costs_more_calls_than_are_planned(reranker: Any) -> None:
+    for n in (0, 1, 2, 5, 11, 20, 21, 30, 61, 100):
+        upside_down, zigzag = list(range(n)), [i % 2 * n + i for i in range(n)]
+        for worth in (upside_down, upside_down[::-1], zigzag, drawn(n, n, -0.8), drawn(n, n, 0.0)):
+            judge = Perfect([float(w) for w in worth])
+            run(reranker.sort, judge)
+            assert judge.calls <= reranker.calls(n), (n, worth)
+
+
+def test_partitions_ask_more_the_less_the_first_stage_knows() -> None:
+    (some, in_some), (none, in_none) = (costs(EXACT["top-down partitioning"], c) for c in (0.8, 0.0))
+    assert (round(some), round(in_some), round(none), round(in_none)) == (7, 3, 11, 6)
+    judge = Perfect([float(i) for i in range(100)])
+    assert (run(EXACT["top-down partitioning"], judge)[0][:TOP], judge.calls) == (best(judge.worth), 31)
+
+
+def test_groups_that_would_never_shrink_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most half of window=20, or nobody leaves"):
+        sorting.play([sorting.knock_out(30, 20, 11)], Perfect([1.0] * 30))
+    with pytest.raises(ValueError, match="at most half of window=20, or nobody leaves; got 11"):
+        Listwise(llm=None, prompt=Numbered(), sort_by="knock_out", top=11)
 
 
 def test_insertion_asks_less_than_a_heap_where_the_first_stage_is_good() -> None:

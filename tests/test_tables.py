@@ -15,7 +15,7 @@ import scipy.stats
 from written_results import COMMON, HIGH, LOW, NOISY, Runs, cells, topics, write
 
 from clir_cli.errors import ConfigError, DataError
-from clir_cli.significance import paired_t_test
+from clir_cli.significance import p_value, paired_t_test, sample
 from clir_cli.tables import COLUMNS, settings, table
 
 
@@ -117,6 +117,22 @@ def test_a_mean_over_fewer_language_pairs_does_not_stand_beside_one_over_more(ru
     assert cells(text) == {("a", "AP"): "0.5000", ("b", "AP"): "-"}
     assert "no mean of some language pairs beside a mean of more: b lacks en-fi" in text
     assert cells(table([runs.sweep()], ["retriever"], [], agg="mean", where=["pair=en-de"]))["b", "AP"] == "**0.2000**"
+
+
+def test_what_is_tested_is_the_difference_that_is_printed_also_where_settings_have_unlike_repeats(runs):
+    runs.add(topics(0.2, 0.3, 0.5), retriever="bm25", doc_lang="de")
+    runs.add(topics(0.3, 0.3), retriever="bm25", doc_lang="fi")
+    for lang, rest in (("de", (0.9, 0.4)), ("fi", (0.7,))):
+        runs.add(topics(0.2, *rest), retriever="labse", depth="100", doc_lang=lang)
+        for repeat in range(3):  # this setting was asked three times, but is one of two
+            first = 0.1 * repeat
+            runs.add(topics(first, *rest), retriever="labse", repeat=str(repeat), doc_lang=lang)
+    found = json.loads(table([runs.sweep()], ["retriever"], ["pair"], agg="mean", baselines=["bm25"], format="json"))
+    values = {(cell["row"]["retriever"], cell["column"]): cell for cell in found["cells"]}
+    for column in ("en-de", "en-fi", "mean"):
+        (test,) = values["labse", column]["tests"]
+        printed = values["labse", column]["value"] - values["bm25", column]["value"]
+        assert test["difference"] == pytest.approx(printed)
 
 
 def test_repeats_print_their_mean_and_standard_deviation(runs):
@@ -388,7 +404,6 @@ def test_topics_of_pairs_that_share_none_are_strata(runs):
 
 
 def test_pairs_that_share_only_some_topics_are_no_independent_samples(runs):
-    linear_model = pytest.importorskip("statsmodels.regression.linear_model", reason="statsmodels is not installed")
     gain = {
         "de": dict(zip("abcdef", (0.1, 0.2, 0.0, 0.1, -0.05, 0.3), strict=True)),
         "fi": {"a": 0.15, "b": 0.1, "c": 0.05, "x": 0.2},
@@ -397,17 +412,27 @@ def test_pairs_that_share_only_some_topics_are_no_independent_samples(runs):
         runs.add(dict.fromkeys(gains, 0.2), doc_lang=lang, retriever="base")
         runs.add({q: 0.2 + g for q, g in gains.items()}, doc_lang=lang, retriever="new")
     found = as_csv(table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], format="csv"))["new"]
-    # the sandwich estimate of a regression on the pair whose errors are correlated within a topic
-    names = sorted({q for gains in gain.values() for q in gains})
-    rows = [(g, lang == "de", lang == "fi", names.index(q)) for lang, gains in gain.items() for q, g in gains.items()]
-    values, de, fi, groups = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    fit = linear_model.OLS(values, np.column_stack([de, fi])).fit(
-        cov_type="cluster", cov_kwds={"groups": groups.astype(int), "use_correction": False}
-    )
-    half = np.array([0.5, 0.5])
-    error = np.sqrt(half @ fit.cov_params() @ half * len(names) / (len(names) - 1))
-    assert float(found["mean difference"]) == pytest.approx(half @ fit.params)
-    assert float(found["mean p"]) == pytest.approx(2 * scipy.stats.t.sf(half @ fit.params / error, len(names) - 1))
+    apart = [(1.0, {(lang, q): g for q, g in gains.items()}) for lang, gains in gain.items()]
+    assert float(found["mean difference"]) == pytest.approx((0.65 / 6 + 0.125) / 2)
+    assert float(found["mean p"]) == pytest.approx(p_value(sample([(1.0, gains) for gains in gain.values()]), "t"))
+    assert float(found["mean p"]) != pytest.approx(p_value(sample(apart), "t"))
+
+
+def test_two_topics_that_gain_the_same_are_marked_and_the_mark_is_explained(runs):
+    runs.add(topics(0.0, 0.0), retriever="base")
+    runs.add(topics(1.0, 1.0), retriever="new")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"])
+    assert "all topics differ by the same amount: no variance, so no doubt, however few they are" in text
+    assert text.endswith("(--test randomisation has): new x en-de\n")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"], test="randomisation")
+    assert "▲" not in text.splitlines()[3] and "no doubt" not in text
+
+
+def test_a_count_is_not_tested_as_if_it_were_a_mean(runs):
+    runs.add(topics(10.0, 20.0), retriever="base", measure="NumRet")
+    runs.add(topics(15.0, 21.0), retriever="new", measure="NumRet")
+    text = table([runs.sweep()], ["retriever"], ["pair"], baselines=["base"])
+    assert "not tested, a count is summed over topics, not averaged: new x en-de" in text
 
 
 def test_a_cell_whose_baseline_has_other_topics_is_not_tested_and_named(runs):

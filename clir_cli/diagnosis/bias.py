@@ -86,7 +86,7 @@ class _Seen:
                 yield from self._aligned()
 
     def _shares(self, k: int) -> Iterator[Row]:
-        """share@k: of the first k places, averaged over topics; relevant_share@k: of all relevant documents there.
+        """share@k: of the first k places, averaged over topics with results; relevant_share@k: of all relevant documents there.
 
         share_of_collection and share_of_relevant are what they would be if languages made no difference.
         """
@@ -127,8 +127,9 @@ class _Seen:
     def _peer(self, k: int) -> Iterator[Row]:
         """PEER@k (Yang et al. 2024): the mean over topics of fairness.equal_rank_probability of the relevant grades.
 
-        A topic's grades above 0 have the same weight. PEER(rel=0)@k: of the documents in the first k that are judged
-        not relevant or not judged. Topics without a relevant document are left out of the first.
+        A topic's grades above 0 have the same weight; one of which nothing was found, or whose documents are in one
+        language, counts 1. PEER(rel=0)@k: of the documents in the first k that are judged not relevant or not judged.
+        Topics without a relevant document are left out of the first.
         """
         import numpy as np
 

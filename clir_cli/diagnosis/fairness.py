@@ -22,6 +22,9 @@ def equal_rank_probability(ranks: Mapping[str, Sequence[float]], after: int) -> 
     and p = P(chi2 with languages - 1 degrees of freedom > H). NaN: not among the first `after` documents; these tie at
     the mean of the ranks that follow, after + (how many they are + 1) / 2. Fewer than two languages, or all ranks tied: 1.
 
+    The authors' package peer_measure 0.0.1 (commit cb6fb77) puts them behind the n documents of the grade, not behind the
+    last rank, so that they may stand before some that were found: its values differ where not all are found.
+
     Where every language has one document H is n - 1 whatever the ranks: p then says nothing (0.443 for 12 languages).
     """
     import numpy as np

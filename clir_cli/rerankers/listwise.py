@@ -52,6 +52,10 @@ class Listwise(LLMReranker):
             raise ValueError("repeats and permutations must be at least 1")
         if not 1 <= self.top < self.window and self.sort_by in ("top_down", "knock_out"):
             raise ValueError(f"top must be from 1 to less than window={self.window}, got {self.top}")
+        if self.sort_by == "knock_out" and 2 * self.top > self.window:
+            raise ValueError(
+                f"knock_out: top must be at most half of window={self.window}, or nobody leaves; got {self.top}"
+            )
         if self.answer == "labels" and self.prompt.labels != "letters":
             raise ValueError("answer=labels needs a prompt whose labels are letters: a number may be several tokens")
         if self.parsing == "digits" and self.prompt.labels != "numbers":
@@ -103,7 +107,7 @@ class Listwise(LLMReranker):
         return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))
 
     def calls(self, candidates: int) -> int:
-        """Calls per query that order so many candidates, when every answer is usable: 9 for 100 by windows of 20."""
+        """Calls per query at most, when every answer is usable; what they are but for top_down: 9 for 100 by windows of 20."""
         return self.permutations * self._calls(candidates)
 
     def _calls(self, n: int) -> int:
@@ -115,15 +119,19 @@ class Listwise(LLMReranker):
             case "blocks":
                 return self.repeats * math.ceil(n / self.window)
             case "tournaments":
-                return self.repeats * 3 * math.ceil(n / self.window)
+                return self.repeats * sum(min(stage) for stage in sorting.tournament_stages(n, self.window))
             case "knock_out":
                 total, left = 1, n
                 while left > self.window:
                     groups = math.ceil(left / self.window)
                     total, left = total + groups, self.top * groups
                 return total
-            case "top_down":  # the first window, the groups, and as much again where all of them beat the pivot
-                return 1 if n <= self.window else 2 * (1 + math.ceil((n - self.window) / (self.window - 1)))
+            case "top_down":  # as if all that follow a pivot beat it
+                total, left = 1, n
+                while left > self.window:
+                    total += 1 + math.ceil((left - self.window) / (self.window - 1))
+                    left -= self.window - self.top + 1
+                return total
 
     def answer_tokens(self, n: int) -> int:
         """What a ranking of n passages takes, and what the prompt allows for words beside it."""

@@ -80,13 +80,13 @@ class Pairwise(LLMReranker):
         return call if call.scored else call._replace(prompt=self.prompt.reminder(call.prompt))
 
     def calls(self, candidates: int) -> int:
-        """Calls per query at most; of quick_select what is usual, twice its mean."""
+        """Calls per query at most; quick_select usually asks a tenth of them."""
         n, k = candidates, min(self.top, candidates)
         if n < 2:
             return 0
         log = math.ceil(math.log2(n))
         comparisons = {
-            "all_pairs": n * (n - 1) // 2, "heap": 2 * n + 2 * k * log, "bubble": k * n - k * (k + 1) // 2,
-            "quick_select": 4 * n + 2 * k * log,
+            "all_pairs": n * (n - 1) // 2, "quick_select": n * (n - 1) // 2, "heap": 2 * n + 2 * k * log,
+            "bubble": k * n - k * (k + 1) // 2,
         }  # fmt: skip
         return (1 + self.both_orders) * comparisons[self.sort_by]

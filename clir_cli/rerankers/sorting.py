@@ -137,6 +137,9 @@ def top_down(n: int, window: int, top: int) -> Sort:
     The first window is ordered; its document at rank `top` is the pivot that every group of the rest is ordered with.
     What comes before the pivot makes, with the documents above it, the next, smaller problem; nothing does: done. The
     pivot follows, then what is below it, in the order of each group, groups merged by prior rank.
+
+    Calls depend on the first stage: of 100 documents, 20 and 10, on average 9 in 5 rounds where its ranks correlate with
+    relevance by .3, 7 in 3 where by .8, 11 in 6 where they say nothing; 31 where all that follow a pivot beat it.
     """
     return (yield from _top_down(list(range(n)), window, top))
 
@@ -179,8 +182,8 @@ def knock_out(n: int, window: int, top: int) -> Sort:
     judge says. A group of no more than `top` moves on unasked. Who leaves later is better; of one round, by its place in
     its group.
     """
-    if not top < window:
-        raise ValueError(f"top={top} must be less than window={window}, or nobody leaves")
+    if 2 * top > window:  # two groups of just over half a window would ask nothing and move on whole, for ever
+        raise ValueError(f"top={top} must be at most half of window={window}, or nobody leaves")
     left, gone = list(range(n)), list[list[int]]()
     while len(left) > window:
         groups = _groups(left, window)
@@ -205,22 +208,13 @@ def tournaments(n: int, window: int, rounds: int = 1, seed: int = 0) -> Sort:
     draw = random.Random(seed)
     points = [0] * n
     playing = [list(range(n)) for _ in range(rounds)]
-    groups_before = math.ceil(n / window) if n else 0
-    for share in (2, 5, 10, 20, 50):
-        left = math.ceil(n / share)
-        size = max(map(len, playing), default=0)
-        if left >= size or size < 2:
-            continue
-        # groups stay as many as there were while they shrink below a window, and become one when that can hold all
-        count = 1 if size <= window else max(groups_before if share == 5 else 1, math.ceil(size / window))
+    for count, left in tournament_stages(n, window):
         asked: Round = []
         for docs in playing:
             draw.shuffle(docs)
             parts = [docs[at::count] for at in range(count)]
             quotas = [left // count + (at < left % count) for at in range(count)]
-            asked += [
-                Pick(tuple(part), min(quota, len(part))) for part, quota in zip(parts, quotas, strict=True) if quota
-            ]
+            asked += [Pick(tuple(part), quota) for part, quota in zip(parts, quotas, strict=True) if quota]
         answers = yield asked
         per = len(asked) // rounds
         playing = [[doc for picked in answers[at * per : (at + 1) * per] for doc in picked] for at in range(rounds)]
@@ -228,6 +222,20 @@ def tournaments(n: int, window: int, rounds: int = 1, seed: int = 0) -> Sort:
             for doc in docs:
                 points[doc] += 1
     return sorted(range(n), key=lambda i: (-points[i], i))
+
+
+def tournament_stages(n: int, window: int) -> list[tuple[int, int]]:
+    """(groups, documents that go on) of every stage; a group of which none may go on is not asked about."""
+    stages, size = list[tuple[int, int]](), n
+    for share in (2, 5, 10, 20, 50):
+        left = math.ceil(n / share)
+        if left >= size or size < 2:
+            continue
+        # groups stay as many as there were while they shrink below a window, and become one when that can hold all
+        count = 1 if size <= window else max(math.ceil(n / window) if share == 5 else 1, math.ceil(size / window))
+        stages.append((count, left))
+        size = left
+    return stages
 
 
 def blocks(n: int, block: int, replicas: int = 2, seed: int = 0) -> Sort:
@@ -359,7 +367,7 @@ def heap_pairs(n: int, top: int, released: bool = False) -> Sort:
 def quick_select(n: int, top: int) -> Sort:
     """Partition by a pivot, all comparisons with it in one round, until the first `top` stand alone, then sort those alike.
 
-    About 2 n + top log2 top comparisons in some 2 log2 n rounds. The pivot is the document at rank `top` of the prior
+    About 2 n + top log2 top comparisons in some 2 log2 n rounds; never more than all pairs. The pivot is the document at rank `top` of the prior
     ranking, or in the middle of a part; what the judge cannot tell from it stays on the pivot's side of the prior order.
     """
     return (yield from _quick(list(range(n)), top))

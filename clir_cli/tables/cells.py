@@ -20,12 +20,20 @@ Aggregate: TypeAlias = Literal["mean", "median"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, the rows it is the mean of, and how much each part weighs in it."""
+    """A value, and the rows it is the mean of, each with how much it weighs in it."""
 
     rows: list[Row]
+    shares: list[float]  # of each row; sum to 1
     value: float
     repeats: Mapping[str, float] = field(default_factory=dict)  # repeat -> value, where there are several
-    weights: Mapping[Part, float] = field(default_factory=dict)  # sum to 1
+
+    @property
+    def weights(self) -> Mapping[Part, float]:
+        """How much each part weighs."""
+        found: dict[Part, float] = defaultdict(float)
+        for row, share in zip(self.rows, self.shares, strict=True):
+            found[part_of(row)] += share
+        return found
 
     @property
     def sd(self) -> float | None:
@@ -137,14 +145,12 @@ def _cell(results: Results, at: tuple[Label, Label], rows: Sequence[Row], agg: A
             "  put one of these into --rows or --cols, choose with --where KEY=VALUE, or average with --agg mean or median"
         )
     means = [statistics.fmean(float(row["value"]) for row in group) for group in settings.values()]
-    weights: dict[Part, float] = defaultdict(float)
-    for group in settings.values():
-        weights[part_of(group[0])] += 1 / len(settings)
+    rows = [row for group in settings.values() for row in group]
+    shares = [1 / len(settings) / len(group) for group in settings.values() for _ in group]
     if len(means) > 1:
-        return Cell(distinct, _median(means) if agg == "median" else statistics.fmean(means), weights=weights)
-    (group,) = settings.values()
-    repeats = {row["repeat"]: float(row["value"]) for row in group} if len(group) > 1 else {}
-    return Cell(distinct, means[0], repeats, weights)
+        return Cell(rows, shares, _median(means) if agg == "median" else statistics.fmean(means))
+    repeats = {row["repeat"]: float(row["value"]) for row in rows} if len(rows) > 1 else {}
+    return Cell(rows, shares, means[0], repeats)
 
 
 def _median(values: Sequence[float]) -> float:
@@ -157,8 +163,5 @@ def average(cells: Sequence[Cell]) -> Cell:
     names = list(cells[0].repeats)
     same = all(cell.repeats.keys() == cells[0].repeats.keys() for cell in cells)
     repeats = {name: statistics.fmean(cell.repeats[name] for cell in cells) for name in names} if same else {}
-    weights: dict[Part, float] = defaultdict(float)
-    for cell in cells:
-        for part, weight in cell.weights.items():
-            weights[part] += weight / len(cells)
-    return Cell([row for cell in cells for row in cell.rows], value, repeats, weights)
+    rows, shares = [row for cell in cells for row in cell.rows], [s / len(cells) for cell in cells for s in cell.shares]
+    return Cell(rows, shares, value, repeats)

@@ -26,6 +26,7 @@ from clir_cli.significance import (
 from clir_cli.tables import overlap
 from clir_cli.tables.joining import Joined, Keys, Pair, join, measured
 from clir_cli.tables.reading import DASH, Results, Row, read, spelled, union
+from clir_cli.tables.testing import ALIKE
 
 NO_EFFECT = Effect(math.nan, math.nan, math.nan, math.nan)
 COSTS = ("seconds", "calls_asked", "calls_answered_from_cache", "prompt_tokens", "output_tokens", "usd")
@@ -197,6 +198,9 @@ def diff(
         f"p: {TEST_NAMES[test]} over topics, {how}; delta is against A, its 95 % interval by Student's t (not corrected); "
         "wins are topics that are better than in A"
     )
+    about += "; in a mean, a topic that its rows share is one, by the mean of its differences" * bool(means)
+    if test != "randomisation" and any(line.effect.alike for side in sides for line in (*side.lines, *side.mean)):
+        about += f"; where an interval is a point, {ALIKE}"
     return Difference(dict(zip(names, map(str, (a, *others)), strict=True)), sides, about, digits, shown)
 
 
@@ -238,7 +242,9 @@ def _against(a: Results, b: Results, name: str, measures: Sequence[str], *, test
     odd = [line for line in lines if line.topics and math.isnan(line.p) and measured(line.keys["measure"])]
     if odd:
         names = dict.fromkeys(" ".join(line.keys[c] for c in (*_SYSTEM, "measure") if c in line.keys) for line in odd)
-        left_out.append(f"no test (fewer than two topics, or a value that is no number): {'; '.join(names)}")
+        left_out.append(
+            f"no test, and in no mean (fewer than two topics, or a value that is no number): {'; '.join(names)}"
+        )
     left_out += [*_other_topics(joined, a, b), *a.unfinished, *b.unfinished]
     final = [pair for keys, pair in joined.rows.items() if ("stage", "final") in keys]
     ranked = dict.fromkeys(
@@ -258,7 +264,7 @@ def _against(a: Results, b: Results, name: str, measures: Sequence[str], *, test
 
 
 _SYSTEM = ("doc_lang", "retriever", "reranker")
-_PARTS = ("dataset", "split", "judgments", "query_lang", "doc_lang")
+_PARTS = ("dataset", "split", "query_lang", "doc_lang")
 
 
 def _refuse_topics(
@@ -300,9 +306,9 @@ def _other_topics(joined: Joined, a: Results, b: Results) -> Iterator[str]:
 
 
 def _means(name: str, lines: Sequence[Line], test: TestName) -> list[Line]:
-    """Over the language pairs and datasets of one system and measure: the mean of its rows, tested over topics.
+    """Over the language pairs and datasets of one system, measure and judgments: the mean of its rows, tested over topics.
 
-    A topic that several rows share is one observation.
+    A topic that several rows share is one observation, also among wins, ties and losses.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Line]] = defaultdict(list)
     for line in lines:
@@ -312,14 +318,15 @@ def _means(name: str, lines: Sequence[Line], test: TestName) -> list[Line]:
     for keys, rows in groups.items():
         if len(rows) < 2:
             continue
-        found = sample(
-            [
-                (1.0, {(line.keys.get("dataset"), line.keys.get("split"), t.query_id): t.delta for t in line.topics})
-                for line in rows
-            ]
-        )
+        parts = [
+            {(line.keys.get("dataset"), line.keys.get("split"), t.query_id): t for t in line.topics} for line in rows
+        ]
+        found = sample([(1.0, {key: topic.delta for key, topic in part.items()}) for part in parts])
         a, b = statistics.fmean(line.a for line in rows), statistics.fmean(line.b for line in rows)
-        topics = [topic for line in rows for topic in line.topics]
+        shared = (
+            [part[key] for part in parts if key in part] for key in dict.fromkeys(k for part in parts for k in part)
+        )
+        topics = [t[0]._replace(a=statistics.fmean(x.a for x in t), b=statistics.fmean(x.b for x in t)) for t in shared]
         mean = Line(name, {**dict(keys), "rows": str(len(rows))}, a, b, topics, effect_of(found), p_value(found, test))
         made.append(mean)
     return made

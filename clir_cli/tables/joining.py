@@ -148,5 +148,6 @@ def _summary(odd: Sequence[Row], other: Sequence[Row], wholes: Container[str]) -
 
 
 def measured(measure: str) -> bool:
-    """Whether a difference in this measure is one of quality: the share of judged documents is not."""
-    return not measure.startswith("Judged")
+    """Whether a difference in this measure is one of quality, averaged over topics: the share of judged documents is not,
+    nor are counts (NumRet), which are sums."""
+    return not measure.startswith(("Judged", "Num"))

@@ -28,6 +28,9 @@ from clir_cli.tables.reading import Results, Row
 
 ALPHA = 0.05
 OWN = "own_first_stage"
+ALIKE = (
+    "all topics differ by the same amount: no variance, so no doubt, however few they are (--test randomisation has)"
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Scores: TypeAlias = Mapping[Part, Mapping[str, float]]  # part -> query_id -> value, over repeats and settings
 
@@ -50,16 +53,21 @@ class Comparison:
         return int(math.copysign(1, self.effect.difference)) if self.corrected < ALPHA else 0
 
 
-def scores(results: Results, rows: Sequence[Row], stage: str | None = None) -> Scores | None:
-    """The scores behind rows, repeats and settings averaged topic by topic; None where a row has none."""
-    found: dict[Part, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
+def scores(
+    results: Results, rows: Sequence[Row], stage: str | None = None, shares: Sequence[float] | None = None
+) -> Scores | None:
+    """The scores behind rows, averaged topic by topic with a weight for each row; None where a row has none."""
+    found: dict[Part, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row, share in zip(rows, shares or [1.0] * len(rows), strict=True):
         topics = results.topics(row, stage)
         if topics is None:
             return None
         for query_id, value in topics.items():
-            found[part_of(row)][query_id].append(value)
-    return {part: {q: statistics.fmean(v) for q, v in topics.items()} for part, topics in found.items()}
+            found[part_of(row)][query_id].append((value, share))
+    return {
+        part: {q: statistics.fmean(*zip(*weighed, strict=True)) for q, weighed in topics.items()}
+        for part, topics in found.items()
+    }
 
 
 def compared(mine: Scores, other: Scores, weights: Mapping[Part, float]) -> Sample:
@@ -130,6 +138,10 @@ def tested(
     notes = [_about(names, family, correction, test)]
     if any(len(cells[t.row, t.column].weights) > 1 for t in made):
         notes.append("over several pairs, a topic that they share is one observation: the mean of its differences")
+    if test != "randomisation" and (
+        sure := [f"{' '.join(t.row)} x {' '.join(t.column)}" for t in made if t.effect.alike]
+    ):
+        notes.append(f"{ALIKE}: {_few(sure)}")
     notes += [f"not tested, {why}: {_few(where)}" for why, where in left_out.items()]
     return Tested(made, names, notes)
 
@@ -141,6 +153,8 @@ def _comparison(
     cell = cells.get((r, c))
     if cell is None or r == base or math.isnan(cell.value):
         return None
+    if cell.rows[0]["measure"].startswith("Num"):
+        return "a count is summed over topics, not averaged"
     if base is None:
         if all(row["stage"] == "first_stage" or row["reranker"] == "none" for row in cell.rows):
             return None  # it is its own first stage
@@ -149,7 +163,8 @@ def _comparison(
         if (base, c) not in cells:
             return "the baseline has no value"
         against, stage = cells[base, c], None
-    mine, other = scores(results, cell.rows), scores(results, against.rows, stage)
+    mine = scores(results, cell.rows, None, cell.shares)
+    other = scores(results, against.rows, stage, against.shares)
     if mine is None or other is None:
         raise ConfigError(f"{' '.join(r)}: no scores by topic to test; per_query.csv must lie beside metrics.csv")
     if why := unfit(mine, other):
