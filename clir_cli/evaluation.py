@@ -227,7 +227,7 @@ def read_qrels(path: Path) -> list[Qrel]:
             )
         query, doc, grade = fields[0], fields[-2], fields[-1]
         if grade not in grades:
-            grades[grade] = parse_grade(f"{path}:{number}", grade.decode(errors="replace"), _shown(line))
+            grades[grade] = parse_grade(f"{path}:{number}", grade.decode(errors="replace"), line=_shown(line))
         if (before := judged.setdefault((query, doc), grades[grade])) != grades[grade]:
             raise DataError(
                 f"{path}:{number}: judged {before} before, now {grades[grade]}: {_shown(line)}; keep one of them"

@@ -147,12 +147,12 @@ def parse_json(text: str, once: Callable[[list[tuple[str, Any]]], Any] | None = 
     return value
 
 
-def parse_grade(where: str, value: str, shown: str) -> int:
-    """A relevance, which is an integer; `shown` is the line, or what it is called."""
+def parse_grade(where: str, value: str, column: str = "relevance", line: str = "") -> int:
+    """A relevance, which is an integer; an error shows the `line` it stands in, where there is one."""
     if not _GRADE.fullmatch(value):
-        raise DataError(f"{where}: expected an integer as relevance, got {value!r}: {shown}")
+        raise DataError(f"{where}: expected an integer as {column}, got {value!r}{line and f': {line}'}")
     if len(value) > len(str(HIGHEST)) + 1 or abs(int(value)) > HIGHEST:
-        raise DataError(f"{where}: expected a relevance from -{HIGHEST} to {HIGHEST}, got {value!r}: {shown}")
+        raise DataError(f"{where}: expected {column} from -{HIGHEST} to {HIGHEST}, got {value!r}{line and f': {line}'}")
     return int(value)
 
 

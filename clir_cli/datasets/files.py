@@ -331,7 +331,7 @@ def _judged_in(path: Path, lang: str) -> list[Qrel]:
         if len(fields) != 4:
             raise DataError(f"{path}:{number}: expected query_id language doc_id relevance, found {line[:120]!r}")
         if fields[1] == language(lang).iso3:
-            judged.append(Qrel(fields[0], fields[2], parse_grade(f"{path}:{number}", fields[3], repr(line[:120]))))
+            judged.append(Qrel(fields[0], fields[2], parse_grade(f"{path}:{number}", fields[3], line=repr(line[:120]))))
     tell_odd(str(path), len(judged) - len(set(judged)), sum(row.relevance < 0 for row in judged))
     return judged
 

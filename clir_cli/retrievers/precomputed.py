@@ -129,7 +129,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is no complete .npy file of numbers ({error}); write it with numpy.save") from error
+        raise DataError(f"{path} is no .npy file of numbers ({error}); write it with numpy.save") from error
     if found.ndim != 2 or found.dtype.kind != "f":
         raise DataError(f"{path} holds {found.dtype} of shape {found.shape}; expected floats (texts, dimensions)")
     return found
