@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> Any:
 
     base: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    class Loader(base):
+    class Loader(base):  # type: ignore[misc]  # one of two classes
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set[str]()
             for key, _ in node.value:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Once, Source, TestCollection
 from clir_cli.datasets.rows import Rows
-from clir_cli.errors import ConfigError, DataError
+from clir_cli.errors import ConfigError, DataError, many
 from clir_cli.evaluation import read_qrels, tell_odd
 from clir_cli.progress import say
 from clir_cli.text.languages import language
@@ -175,7 +175,9 @@ class Hub(TestCollection):
                 yield rows, number, row
         if others:
             said = ", ".join(f"{count} in {name}" for name, count in others.most_common(8))
-            say(f"{place}: {mine} rows read for {lang}; there are also: {said}{', ...' if len(others) > 8 else ''}")
+            say(
+                f"{place}: {many(mine, 'row')} read for {lang}; there are also: {said}{', ...' if len(others) > 8 else ''}"
+            )
 
     def _spelled(self, lang: str) -> set[str]:
         """How a column may write a language."""

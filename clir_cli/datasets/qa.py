@@ -323,7 +323,7 @@ def _answers(where: str, given: Any) -> list[tuple[str, int]]:
         columns = given.get("text") or [], given.get("answer_start") or []
         if all(isinstance(column, list) for column in columns) and len(columns[0]) == len(columns[1]):
             given = [{"text": text, "answer_start": start} for text, start in zip(*columns, strict=True)]
-    found = [(row.get("text"), row.get("answer_start")) for row in given if isinstance(row, dict)]
+    found: list[Any] = [(row.get("text"), row.get("answer_start")) for row in given if isinstance(row, dict)]
     if not isinstance(given, list) or len(found) < len(given) or any(type(t) is not str or type(s) is not int for t, s in found):  # fmt: skip
         raise DataError(f"{where}: expected answers with text and answer_start, found {str(given)[:80]!r}")
     return found
