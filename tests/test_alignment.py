@@ -217,7 +217,7 @@ def test_xsim_mining_and_the_space_are_those_of_a_table_of_all_cosines() -> None
     given = [
         "retriever=dense", f"retriever.model={STATIC}", "dataset=bitext", TEXTS, "dataset.pair=fr-en",
     ]  # fmt: skip
-    found, n = analysed(*given, most=200), 200
+    found, n = analysed(*given, most=100), 100
     bitext = alignment._encoded(config.built(compose.cells(given, False)[0].plain), n, set())
     x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (side.astype(float) for side in bitext.output))
     table = x @ y.T
