@@ -275,11 +275,12 @@ class _Composer:
         """The composition of group choices."""
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
 
         if groups not in self.bases:
             try:
                 found = self.yamls.composed(self.parser.parse_overrides([without(g) for g in groups]))
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
+            except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
                 raise ConfigError(f"{' '.join(groups)}: {one_line(error)}") from error
             self.bases[groups] = found
         return self.bases[groups]
@@ -557,6 +558,10 @@ def _choices(group: str, search: Sequence[Path]) -> dict[str, Path]:
 
 def description(path: Path) -> tuple[str, str]:
     """The command and the description in a yaml's first comment lines."""
-    lines = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    lines = [
+        line[1:].strip()
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.startswith("#")
+    ]
     lines = [line for line in lines if not line.startswith("@package")]
     return (lines[0] if lines else "", lines[1] if len(lines) > 1 else "")

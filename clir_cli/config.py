@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 from clir_cli import schema
 from clir_cli.errors import ConfigError, MissingModel
-from clir_cli.files import read_json, write_json, write_text
+from clir_cli.files import read_json, read_yaml, write_json, write_text
 from clir_cli.models import hub
-from clir_cli.schema import Problem, one_line
+from clir_cli.schema import Problem
 from clir_cli.text.passages import Aggregate, Passages
 
 Plain: TypeAlias = dict[str, Any]
@@ -140,7 +140,7 @@ def construct(plain: Plain, problems: list[Problem], memo: Memo | None = None) -
     }
     problems[known:] = [p for p in problems[known:] if p.path not in nested]
     problems += [
-        Problem(name, f"choose one: {name}=...")
+        Problem(name, _without_target(name, (plain.get("names") or {}).get(name)))
         for name in ("dataset", "retriever", "reranker")
         if not isinstance(plain.get(name), dict) or schema.TARGET not in plain[name]
     ]
@@ -155,6 +155,10 @@ def construct(plain: Plain, problems: list[Problem], memo: Memo | None = None) -
     return Config(
         plain=plain, **built, **stages, parts=tuple(p for p in parts if p), cascade=tuple(p for p in cascade if p)
     )
+
+
+def _without_target(group: str, chosen: Any) -> str:
+    return f"the yaml of {chosen!r} names no component: _target_ is missing" if chosen else f"choose one: {group}=..."
 
 
 def _built(node: Any, path: str, problems: list[Problem], memo: Memo | None) -> Any:
@@ -230,14 +234,9 @@ def invalid(problems: Sequence[Problem]) -> ConfigError:
 
 def load(path: Path) -> Plain:
     """A frozen configuration as `dump` wrote it."""
-    import yaml
-
     if not path.exists():
         raise ConfigError(f"{path} does not exist")
-    try:
-        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not yaml: {one_line(error)}") from error
+    plain = read_yaml(path)
     if not isinstance(plain, dict) or "labels" not in plain:
         raise ConfigError(f"{path} is not a resolved configuration: give the config.yaml of an experiment folder")
     return plain

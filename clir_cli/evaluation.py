@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import re
 import subprocess
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli import answers
 from clir_cli.errors import ConfigError, DataError, RunError, many
+from clir_cli.lines import content, parse_grade
 from clir_cli.progress import say
 from clir_cli.types import Qrel, Run
 
@@ -198,33 +197,28 @@ def _aggregate(name: str, values: Iterable[float]) -> float:
 # Judgments -------------------------------------------------------------------------------------------------------------
 
 _LAYOUT = "query_id 0 doc_id relevance, or query-id corpus-id score under such a header"
-_GRADE = re.compile(rb"[+-]?[0-9]+")
 
 
 def read_qrels(path: Path) -> list[Qrel]:
     """The judgments of a TREC file (4 columns) or a BEIR file (3 columns under a header), gz too, in file order.
 
     Columns are separated by blanks or tabs. Negative grades are kept: they are judged and not relevant. A pair judged
-    twice alike counts once, and the number of such lines is said. Raises DataError with file and line for a pair judged
+    twice alike counts once. The numbers of both are said. Raises DataError with file and line for a pair judged
     differently, a line of other columns, a grade that is no integer, text that is not UTF-8, and an empty file.
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file; expected lines of: {_LAYOUT}")
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a complete gzip file ({error}); fetch it again") from error
     columns, again = 0, 0
     grades: dict[bytes, int] = {}
     judged: dict[tuple[bytes, bytes], int] = {}
     found: list[Qrel] = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+    for number, line in enumerate(content(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
         if not columns:
             columns = len(fields)
-            if columns == 3 and not _GRADE.fullmatch(fields[2]):
+            if columns == 3 and not _is_number(fields[2]):
                 continue
             columns = 4
         if len(fields) != columns:
@@ -233,11 +227,7 @@ def read_qrels(path: Path) -> list[Qrel]:
             )
         query, doc, grade = fields[0], fields[-2], fields[-1]
         if grade not in grades:
-            if not _GRADE.fullmatch(grade):
-                raise DataError(
-                    f"{path}:{number}: expected an integer as relevance, got {_shown(grade)}: {_shown(line)}"
-                )
-            grades[grade] = int(grade)
+            grades[grade] = parse_grade(f"{path}:{number}", grade.decode(errors="replace"), line=_shown(line))
         if (before := judged.setdefault((query, doc), grades[grade])) != grades[grade]:
             raise DataError(
                 f"{path}:{number}: judged {before} before, now {grades[grade]}: {_shown(line)}; keep one of them"
@@ -251,11 +241,26 @@ def read_qrels(path: Path) -> list[Qrel]:
             raise DataError(f"{path}:{number}: not UTF-8: {line[:80]!r}; convert the file (iconv -t UTF-8)") from error
     if not found:
         raise DataError(f"{path} holds no judgments; expected lines of: {_LAYOUT}")
+    tell_odd(str(path), again, sum(row.relevance < 0 for row in found))
+    return found
+
+
+def tell_odd(place: str, again: int, below: int) -> None:
+    """What is odd about judgments: how many are there twice, and how many are below 0."""
     if again:
         say(
-            f"{path}: {many(again, 'judgment stands', 'judgments stand')} there twice, with the same grade; each counts once"
+            f"{place}: {many(again, 'judgment stands', 'judgments stand')} there twice, with the same grade; each counts once"
         )
-    return found
+    if below:
+        say(f"{place}: {many(below, 'grade is', 'grades are')} below 0: judged and not relevant")
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _shown(text: bytes) -> str:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from clir_cli import config, ir_metadata, provenance, reranking
 from clir_cli.config import Config
 from clir_cli.docstore import Docstore
-from clir_cli.errors import DataError
+from clir_cli.errors import DataError, many
 from clir_cli.files import read_json, write_json, write_text
 from clir_cli.progress import say
 from clir_cli.selection import select
@@ -427,7 +427,7 @@ def _policy_note(row: Any, request: Mapping[str, Any]) -> str:
         row.topics - row.topics_without_relevant if other == "relevant" else row.topics + row.topics_without_relevant
     )
     return (
-        f"{row.measure} ({request['judgments']}) is {row.value:.4f} over {row.topics} topics (evaluate.topics={request['topics']}); "
+        f"{row.measure} ({request['judgments']}) is {row.value:.4f} over {many(row.topics, 'topic')} (evaluate.topics={request['topics']}); "
         f"it would be {row.other:.4f} over {counted} with evaluate.topics={other}"
     )
 
@@ -441,7 +441,8 @@ def _counted_qrels(cfg: Config, store: Store, qrels: list[Qrel], name: str, note
     judged = dict.fromkeys(row.query_id for row in qrels)
     if strangers := [q for q in judged if q not in {topic.query_id for topic in topics}]:
         notes.append(
-            f"{len(strangers)} of {len(judged)} judged topics ({name}) are in no topics file, for example {strangers[0]!r}; they count 0"
+            f"{len(strangers)} of {many(len(judged), 'judged topic')} ({name}) {'is' if len(strangers) == 1 else 'are'} in no "
+            f"topics file, for example {strangers[0]!r}; {'it counts' if len(strangers) == 1 else 'they count'} 0"
         )
     stages = Stages(store)
     ids = sorted({row.doc_id for row in qrels})
@@ -454,7 +455,8 @@ def _counted_qrels(cfg: Config, store: Store, qrels: list[Qrel], name: str, note
                     Docstore(folder).find([unicodedata.normalize(f, i) for i in odd for f in ("NFC", "NFD")])
                 )
     if unknown := [i for i in ids if i not in known]:
-        text = f"{len(unknown)} judged documents ({name}) are not in the collection, for example {unknown[0]!r}"
+        have = many(len(unknown), f"judged document ({name}) is", f"judged documents ({name}) are")
+        text = f"{have} not in the collection, for example {unknown[0]!r}"
         if alike := next(
             (a for form in ("NFC", "NFD") if (a := unicodedata.normalize(form, unknown[0])) in spelled), None
         ):

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from clir_cli.errors import ConfigError
+
 
 def write_text(path: Path, write: Callable[[IO[str]], object]) -> None:
     """Let `write` fill a draft beside `path`, flush it to the disk, and rename it: after a crash the old file stands."""
@@ -26,6 +28,28 @@ def write_text(path: Path, write: Callable[[IO[str]], object]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, lambda out: out.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a yaml file says. Raises ConfigError for what is no yaml, and for a key that stands in one place twice."""
+    import yaml
+
+    base: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]  # one of two classes
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set[str]()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen - {"<<"}:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        said = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise ConfigError(f"{path} is not yaml: {said}") from error
 
 
 def read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from clir_cli.config import Plain
 from clir_cli.errors import ConfigError
-from clir_cli.schema import one_line
+from clir_cli.files import read_yaml
 
 KEYS = ("axes", "zip", "constraints", "overrides")
 Choice: TypeAlias = tuple[str, ...]  # overrides that are set together: one place on an axis
@@ -79,21 +79,19 @@ def constraints(given: Any, where: str) -> tuple[Constraint, ...]:
 
 def read(path: Path) -> Grid:
     """A sweep's yaml. ConfigError says what is wrong in it."""
-    import yaml
-
-    try:
-        given = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not yaml: {one_line(error)}") from error
+    given = read_yaml(path)
+    if not given:
+        raise ConfigError(f"{path} is empty; a sweep has {', '.join(KEYS)}")
     strange = sorted(set(given) - set(KEYS)) if isinstance(given, dict) else [given]
     if strange:
         raise ConfigError(f"{path}: a sweep has {', '.join(KEYS)}; got {', '.join(map(str, strange))}")
     axes: dict[str, tuple[str, ...]] = {}
     together = []
     for key, values in _a(dict, given.get("axes") or {}, f"{path}: axes is a mapping of keys to values").items():
+        _a(str, key, f"{path}: axes has a key that is no text: {key!r}")
         if isinstance(values, list) and values and all(isinstance(v, dict) for v in values):
             together.append(tuple(row for alternative in values for row in _rows(alternative)))
-        elif isinstance(values, list) and values:
+        elif isinstance(values, list) and values and not any(isinstance(v, dict) for v in values):
             axes[key] = tuple(f"{key}={spelled(v)}" for v in values)
         elif isinstance(values, str):
             axes[key] = (f"{key}={values}",)  # Hydra's grammar: range(1,9), glob(bm25*), a,b

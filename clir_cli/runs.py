@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -15,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from clir_cli.errors import ConfigError, DataError, many
+from clir_cli.lines import content
 from clir_cli.progress import say
 from clir_cli.types import Run
 
@@ -249,7 +248,7 @@ def read_trec(
     ranks = pd.to_numeric(rows["rank"], errors="coerce").to_numpy(float)
     for column, bad, valid in (
         ("score", ~np.isfinite(scores), "a finite number"),
-        ("rank", ~np.isfinite(ranks) | (ranks % 1 != 0), "an integer"),
+        ("rank", ~(np.abs(ranks) < 1e15) | (ranks % 1 != 0), "an integer"),
     ):
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
@@ -258,7 +257,7 @@ def read_trec(
     if again.any() and duplicates == "error":
         line, row = rows.index[again][0], rows[again].iloc[0]
         raise DataError(
-            f"{path}:{line}: document {row['doc_id']!r} is listed twice for query {row['query_id']!r} ({again.sum()} such lines)\n"
+            f"{path}:{line}: document {row['doc_id']!r} is listed twice for query {row['query_id']!r} ({many(again.sum(), 'such line')})\n"
             f"  {option}duplicates=first keeps the first"
         )
     if again.any():
@@ -287,11 +286,7 @@ def _columns(path: Path) -> pd.DataFrame:
     """A run's blank- or tab-separated columns as text, indexed by line number; DataError names a line that does not fit."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; expected lines of: {_LAYOUT}")
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a complete gzip file ({error}); fetch it again") from error
-    lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
+    lines = content(path).removeprefix(b"\xef\xbb\xbf").splitlines()
     if lines and lines[0].startswith(
         b"# ir_metadata.start"
     ):  # a header that some tools write; ids may begin with # too

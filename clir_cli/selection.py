@@ -10,6 +10,7 @@ from pathlib import Path
 from clir_cli.config import Config
 from clir_cli.docstore import hashed
 from clir_cli.errors import ConfigError, DataError, many
+from clir_cli.lines import read_lines
 from clir_cli.progress import say
 from clir_cli.types import Doc, Qrel, Query
 
@@ -26,7 +27,7 @@ def select(cfg: Config, queries: Sequence[Query]) -> list[Query]:
             )
         by_id.setdefault(query.query_id, query)
     if repeated := len(queries) - len(by_id):
-        say(f"{cfg.labels['dataset']} topics: {repeated} repeated query_ids (the first kept)")
+        say(f"{cfg.labels['dataset']} topics: {many(repeated, 'repeated query_id')} (the first kept)")
     if chosen == "judged" and dataset.judgment_names:
         judged = {q.query_id for q in judgments(cfg)}
         kept = [q for q in by_id.values() if q.query_id in judged]
@@ -55,14 +56,11 @@ def _examples(ids: Collection[str]) -> str:
 
 def ids_in(path: Path) -> list[str]:
     """The query_ids in a file, one per line."""
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise ConfigError(
             f"dataset.queries={path}: neither judged nor all, nor a file with one query_id per line, nor [id, id]"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+        )
+    return [name for _, line in read_lines(path, "dataset.queries") for name in line.split()]
 
 
 def judgments(cfg: Config) -> list[Qrel]:

@@ -94,11 +94,12 @@ def test_anisotropy_is_the_mean_cosine_of_two_texts_and_a_dimension_has_its_part
 # The probe ------------------------------------------------------------------------------------------------------------
 
 
-def test_logistic_regression_is_scikit_learns() -> None:
-    labels = RNG.integers(0, 3, size=120)
+@pytest.mark.parametrize(("classes", "c"), [(3, 0.5), (2, 1.0)])
+def test_logistic_regression_is_scikit_learns(classes: int, c: float) -> None:
+    labels = RNG.integers(0, classes, size=120)
     x = RNG.normal(size=(120, 5)) + labels[:, None] * 0.4
-    theirs = LogisticRegression(C=0.5, tol=1e-8, max_iter=2000).fit(x, labels)
-    weights, bias = geometry.logistic_regression(x, labels, 3, penalty=2.0)
+    theirs = LogisticRegression(C=c, tol=1e-8, max_iter=2000).fit(x, labels)
+    weights, bias = geometry.logistic_regression(x, labels, classes, penalty=2.0)
     logits = x @ weights + bias
     ours = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert np.abs(ours - theirs.predict_proba(x)).max() < 1e-3
@@ -207,6 +208,45 @@ def analysed(*overrides: str, most: int = 1000) -> dict[str, Values]:
         found.setdefault(row.file, {})[row.pair, row.lang, row.layer, row.measure] = row.value
     assert set(found) == set(alignment.FILES)
     return found
+
+
+@needs_shared(TATOEBA)
+@needs_shared(STATIC)
+def test_xsim_mining_and_the_space_are_those_of_a_table_of_all_cosines() -> None:
+    """LASER's xsim.py and mine_bitexts.py, MEXA's compute_mexa.py: candidates are the four nearest, margins over both sides."""
+    given = [
+        "retriever=dense", f"retriever.model={STATIC}", "dataset=bitext", TEXTS, "dataset.pair=fr-en",
+    ]  # fmt: skip
+    found, n = analysed(*given, most=100), 100
+    bitext = alignment._encoded(config.built(compose.cells(given, False)[0].plain), n, set())
+    x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (side.astype(float) for side in bitext.output))
+    table = x @ y.T
+    near = (np.sort(table, axis=1)[:, -4:].mean(1)[:, None] + np.sort(table, axis=0)[-4:].mean(0)) / 2
+
+    def best(scores: np.ndarray, cosine: np.ndarray) -> list[int]:
+        four = np.argsort(-cosine, axis=1)[:, :4]
+        return [int(row[scores[i, row].argmax()]) for i, row in enumerate(four)]
+
+    for kind, scores in {"absolute": table, "ratio": table / near, "distance": table - near}.items():
+        for pair, wrong in (("fr-en", best(scores, table)), ("en-fr", best(scores.T, table.T))):
+            assert found["xsim"][pair, "", "output", f"xsim({kind})"] == np.mean(np.array(wrong) != np.arange(n))
+    ratio = table / near
+    pairs = [*enumerate(best(ratio, table)), *((i, j) for j, i in enumerate(best(ratio.T, table.T)))]
+    kept: list[tuple[int, int]] = []
+    for i, j in sorted(pairs, key=lambda p: -ratio[p]):
+        if all(i != a and j != b for a, b in kept):
+            kept.append((i, j))
+    right = np.cumsum([i == j for i, j in kept])
+    f1 = 2 * right / (np.arange(1, len(kept) + 1) + n)
+    assert found["mining"]["fr-en", "", "output", "best_F1(max)"] == pytest.approx(f1.max())
+    rest = table - np.diag(np.full(n, np.inf))
+    mexa = np.mean((np.diag(table) > rest.max(1)) & (np.diag(table) > rest.max(0)))
+    assert found["mexa"]["fr-en", "", "output", "alignment"] == mexa
+    parts = np.array([(np.outer(c, c).sum() - c @ c) / (n * (n - 1)) for c in x.T])
+    assert found["isotropy"]["fr-en", "fr", "output", "anisotropy"] == pytest.approx(parts.sum(), abs=1e-5)
+    assert found["isotropy"]["fr-en", "fr", "output", "strongest_share"] == pytest.approx(
+        parts.max() / parts.sum(), abs=1e-5
+    )
 
 
 @needs_shared(TATOEBA)

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
+from pyarrow import parquet as pq
 
-from clir_cli import compose, config, schema
+from clir_cli import compose, config, grid, schema
+from clir_cli.datasets.bitext import Bitext
+from clir_cli.datasets.files import Files
+from clir_cli.datasets.open_qa import OpenQuestions
+from clir_cli.datasets.qa import QuestionAnswering
+from clir_cli.datasets.rows import Rows
 from clir_cli.docstore import Docstore
-from clir_cli.errors import DataError
+from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
+from clir_cli.retrievers.precomputed import _mapped
+from clir_cli.runs import read_trec
+from clir_cli.selection import ids_in
 from clir_cli.stages import Stages
 from clir_cli.store import Store
+from clir_cli.text import translation_table
+from clir_cli.translators.provided import Provided
+from clir_cli.types import Qrel
 
 GOOD = "<DOC>\n<DOCNO>d{}</DOCNO>\n<TEXT>\nText {}\n</TEXT>\n</DOC>\n"
 TOPIC = "<top>\n<num>{}</num>\n<title>title {}</title>\n<desc>desc</desc>\n<narr>narr</narr>\n</top>\n"
@@ -177,6 +193,35 @@ BROKEN: dict[str, tuple[str, str, str, str | bytes, str]] = {
         "beir", "qrels", "qrels/test.tsv", "query-id\tcorpus-id\tscore\n1\td0\t0.5\n", "qrels/test.tsv:2: expected an integer as relevance, got '0.5'",
     ),
     "TREC qrels with floats": ("sgml", "qrels", "qrels.hi.txt", "1 0 d0 1.0\n", "qrels.hi.txt:1: expected an integer as relevance, got '1.0'"),
+    "TREC qrels whose only three columns have no header": (
+        "sgml", "qrels", "qrels.hi.txt", "1 d0 0.5\n2 d1 1\n", "qrels.hi.txt:1: expected 4 fields",
+    ),
+    "TREC qrels with a grade that no evaluator has room for": (
+        "sgml", "qrels", "qrels.hi.txt", "1 0 d0 3000000000\n",
+        "qrels.hi.txt:1: expected relevance from -1000000 to 1000000, got '3000000000': '1 0 d0 3000000000'",
+    ),
+    "TREC qrels in UTF-16": (
+        "sgml", "qrels", "qrels.hi.txt", "1 0 d0 1\n".encode("utf-16"), "qrels.hi.txt:1: a NUL byte, which no text has: is the file damaged, or in UTF-16",
+    ),
+    "SGML, a NUL byte": (
+        "sgml", "docs", "docs.hi/a.sgml", GOOD.format(1, 1) + GOOD.format(2, "a\0b"), "docs.hi/a.sgml:10: a NUL byte, which no text has",
+    ),
+    "SGML, no document has text": (
+        "sgml", "docs", "docs.hi/a.sgml", "<DOC>\n<DOCNO>d1</DOCNO>\n</DOC>\n", "docs.hi/a.sgml: none of 1 document has text; are the fields the right ones?",
+    ),
+    "BEIR, gzipped under another name": (
+        "beir", "docs", "corpus.jsonl", gzip.compress(line(_id="d1", title="", text="a").encode()),
+        "corpus.jsonl is gzipped, and its name does not say so: let it end in .gz",
+    ),
+    "BEIR, an id with a NUL": (
+        "beir", "docs", "corpus.jsonl", line(_id="d\0", title="", text="a"), "corpus.jsonl:1: expected an id without blanks as _id, found 'd\\x00'",
+    ),
+    "BEIR, JSON that is nested too deep": (
+        "beir", "docs", "corpus.jsonl", "[" * 100_000 + "\n", "corpus.jsonl:1: expected one JSON object per line, found '[[[",
+    ),
+    "BEIR queries without any text": (
+        "beir", "topics", "queries.jsonl", line(_id="1", text=None) + line(_id="2", text=""), "queries.jsonl: none of 2 topics has text",
+    ),
     "TREC qrels with five columns": ("sgml", "qrels", "qrels.hi.txt", "1 0 d0 1\n1 0 d1 1 x\n", "qrels.hi.txt:2: expected 4 fields"),
     "TREC qrels that contradict each other": (
         "sgml", "qrels", "qrels.hi.txt", "1 0 d0 1\n1 0 d0 0\n", "qrels.hi.txt:2: judged 1 before, now 0",
@@ -214,19 +259,19 @@ COUNTED: dict[str, tuple[str, str, str, str, dict[str, float], str]] = {
     # what is odd: format, part, file, its content, what is counted, the warning
     "SGML, a document without text": (
         "sgml", "docs", "docs.hi/a.sgml", GOOD.format(1, 1) + "<DOC>\n<DOCNO>d2</DOCNO>\n</DOC>\n",
-        {"documents": 2, "empty": 1, "duplicates": 0}, "fire.hi: 1 documents without text",
+        {"documents": 2, "empty": 1, "duplicates": 0}, "fire.hi: 1 document without text",
     ),
     "BEIR, null passages": (
         "beir", "docs", "corpus.jsonl", line(_id="d1", title=None, text=None) + line(_id="d2", title="", text="a"),
-        {"documents": 2, "empty": 1, "duplicates": 0}, "beir.de: 1 documents without text",
+        {"documents": 2, "empty": 1, "duplicates": 0}, "beir.de: 1 document without text",
     ),
     "SGML topics of which one has no text": (
         "sgml", "topics", "topics.en.txt", TOPIC.format(1, 1) + "<top>\n<num>2</num>\n</top>\n",
-        {"queries": 2, "empty": 1}, "topics without text (warn)",
+        {"queries": 2, "empty": 1}, "1 topic without text (warn)",
     ),
     "BEIR queries of which one is null": (
         "beir", "topics", "queries.jsonl", line(_id="1", text="a") + line(_id="2", text=None),
-        {"queries": 2, "empty": 1}, "topics without text (warn)",
+        {"queries": 2, "empty": 1}, "1 topic without text (warn)",
     ),
     "HC4 topics of which one is in another language": (
         "hc4", "topics", "hc4.jsonl", line(topic_id="1", topics=[HC4]) + line(topic_id="2", topics=[{**HC4, "lang": "fas"}]),
@@ -235,7 +280,7 @@ COUNTED: dict[str, tuple[str, str, str, str, dict[str, float], str]] = {
     "qrels that say a thing twice": (
         "sgml", "qrels", "qrels.hi.txt", "1 0 d0 1\n1 0 d0 1\n", {"judgments": 1}, "1 judgment stands there twice, with the same grade",
     ),
-    "qrels with negative grades": ("sgml", "qrels", "qrels.hi.txt", "1 0 d0 -2\n2 0 d1 1\n", {"judgments": 2}, ""),
+    "qrels with negative grades": ("sgml", "qrels", "qrels.hi.txt", "1 0 d0 -2\n2 0 d1 1\n", {"judgments": 2}, "qrels.hi.txt: 1 grade is below 0: judged and not relevant"),
     "a byte order mark and no last line break": (
         "sgml", "docs", "docs.hi/a.sgml", "\ufeff" + (GOOD.format(1, 1) + GOOD.format(2, 2)).rstrip("\n"),
         {"documents": 2, "empty": 0, "duplicates": 0}, "",
@@ -299,3 +344,172 @@ def test_every_preset_with_files_of_its_own_names_the_missing_one(
         for reader in readers:
             with pytest.raises(DataError):
                 reader()
+
+
+# What is no collection ------------------------------------------------------------------------------------------------
+
+ANSWER = {"text": "north", "answer_start": 27}
+NILE = "The Nile is long. It flows north."
+
+
+def squad(**asked: Any) -> str:
+    asked = {"id": "q1", "question": "Where?", "answers": [ANSWER], **asked}
+    return json.dumps({"data": [{"title": "", "paragraphs": [{"context": NILE, "qas": [asked]}]}]})
+
+
+def afriqa(**row: Any) -> str:
+    asked = {"id": "q1", "question_lang": "Wapi?", "question_translated": "Where?", "context": NILE}
+    return line(**{**asked, **row})
+
+
+def questions(path: Path, layout: Any = "squad") -> Any:
+    return QuestionAnswering(docs=str(path), query_lang="en", doc_lang="en", layout=layout).read_qrels("answers")
+
+
+def open_questions(path: Path) -> Any:
+    columns = {"docs_columns": {"doc_id": "id", "text": "text"}, "topics_columns": {"query_id": "id", "text": "text"}}
+    return OpenQuestions(
+        docs=str(path), topics=str(path), answers="answers", query_lang="en", doc_lang="en", **columns
+    ).read_answers()
+
+
+def bitext(path: Path, gold: str) -> Any:
+    (path.parent / "gold").write_text(gold)
+    (path.parent / "x.de").write_text("d1\teins\n")
+    found = Bitext(texts=f"{path.parent}/x.{{lang}}", gold=f"{path.parent}/gold", query_lang="de", doc_lang="en")
+    return [*found.read_docs("en")], found.read_qrels("lines")
+
+
+def rows(path: Path) -> Any:
+    return [r.text(n, row, "text") for r in [Rows(path, "dataset.docs", columns=("id", "text"))] for n, row in r]
+
+
+def parquet(**columns: Any) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    return out.getvalue()
+
+
+def npy(values: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, values, allow_pickle=True)
+    return out.getvalue()
+
+
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 2, pa.array([b"one", b"\xff"]).buffers())
+Reader = Callable[[Path], Any]
+REFUSED: dict[str, tuple[str, str | bytes, Reader, str]] = {
+    # what is broken: file, its content, who reads it, the words
+    "a run with a rank beyond all integers": (
+        "r.trec", "q1 Q0 d1 1e30 1 x\n", read_trec, "r.trec:1: expected an integer as rank, got '1e30'",
+    ),
+    "a run that lists a document twice": (
+        "r.trec", "q1 Q0 d1 1 2 x\nq1 Q0 d1 2 1 x\n", read_trec, "r.trec:2: document 'd1' is listed twice for query 'q1' (1 such line)",
+    ),
+    "a run in UTF-16": ("r.trec", "q1 Q0 d1 1 2 x\n".encode("utf-16"), read_trec, "r.trec:1: a NUL byte"),
+    "a list of topics that is no UTF-8": ("ids", b"q1\nq\xfc\n", ids_in, "ids:2: expected UTF-8, found b'\\xfc\\n' at byte 1"),
+    "SQuAD, gzip with a byte changed": (
+        "a.json.gz", (packed := gzip.compress(squad().encode()))[:30] + b"\xff\xff\xff" + packed[33:], questions, "a.json.gz is not a complete gzip file",
+    ),
+    "SQuAD, another encoding": ("a.json", b'{"data":\n "f\xfcr"}', questions, "a.json:2: expected UTF-8, found b'\\xfcr\"}' at byte 3"),
+    "SQuAD, half a surrogate pair": ("a.json", squad(question="a").replace('"a"', '"\\ud800"'), questions, "a.json:1: not JSON ('utf-8' codec"),
+    "SQuAD, nested too deep": ("a.json", "[" * 100_000, questions, "a.json:1: not JSON (nested too deep)"),
+    "SQuAD, answers that are words": (
+        "a.json", squad(answers=["north"]), questions, "a.json: article 1, paragraph 1, question 1: expected answers with text and answer_start, found \"['north']\"",
+    ),
+    "SQuAD, null among the answers": ("a.json", squad(answers=[None]), questions, "question 1: expected answers with text and answer_start, found '[None]'"),
+    "AfriQA, an answer that is a word": (
+        "a.json", afriqa(answer_pivot="north"), lambda p: questions(p, "afriqa"), "a.json:1: expected answers with text and answer_start, found 'north'",
+    ),
+    "AfriQA, more answers than places": (
+        "a.json", afriqa(answer_pivot={"text": ["a", "b"], "answer_start": [1]}), lambda p: questions(p, "afriqa"), "a.json:1: expected answers with text",
+    ),
+    "open questions, an answer that is a number": (
+        "a.jsonl", line(id="q1", text="?", answers=[{"text": 5}]), open_questions, "a.jsonl:1: expected text or a list of texts as answers, found '5'",
+    ),
+    "open questions, aliases that are a text": (
+        "a.jsonl", line(id="q1", text="?", answers=[{"text": "a", "aliases": "abc"}]), open_questions, "a.jsonl:1: expected text or a list of texts as answers",
+    ),
+    "bitext, an id twice": (
+        "x.en", "e1\tone\ne1\ttwo\n", lambda p: bitext(p, "d1\te1\n"), "x.en:2: id 'e1' (en) occurs twice, first in line 1",
+    ),
+    "bitext, no pairs": ("x.en", "e1\tone\n", lambda p: bitext(p, ""), "gold: no pairs of ids"),
+    "translations, none": ("t.tsv", "", lambda p: Provided(file=str(p)).read_file("de", "en"), "t.tsv holds no translations"),
+    "translations, a number": (
+        "t.jsonl", line(id="d1", title="a", text=5), lambda p: Provided(file=str(p)).read_file("de", "en"), "t.jsonl:1: expected text as text, found 5",
+    ),
+    "a table, nested too deep": ("t.json", "[" * 100_000, translation_table.read, "t.json:1: not JSON (nested too deep)"),
+    "parallel lines, a gzip file that is cut off": (
+        "p.gz", CUT, lambda p: list(translation_table.read_parallel([p, p])), "p.gz is not a complete gzip file",
+    ),
+    "parquet, none of the columns": (
+        "d.parquet", parquet(a=["x"]), rows, "d.parquet: no column 'id' (dataset.docs_columns); there are: a",
+    ),
+    "parquet, text that is no UTF-8": (
+        "d.parquet", parquet(id=["1", "2"], text=NOT_UTF8), rows, "d.parquet: a text from row 1 on is not UTF-8",
+    ),
+    "vectors in an archive": ("v.npy", b"PK\x03\x04 and more", _mapped, "v.npy is no .npy file of numbers (the magic string is not correct"),
+    "vectors of objects": ("v.npy", npy(np.array([["a", 1]], object)), _mapped, "v.npy is no .npy file of numbers (Array can't be memory-mapped"),
+    "a sweep with a key twice": ("s.yaml", "axes:\n  a: [1]\n  a: [2]\n", grid.read, "s.yaml is not yaml: 'a' stands there twice line 3, column 3"),
+    "a sweep in another encoding": ("s.yaml", b"axes: {a: [f\xfcr]}\n", grid.read, "s.yaml is not yaml: 'utf-8' codec can't decode byte 0xfc"),
+    "a sweep that is empty": ("s.yaml", "", grid.read, "s.yaml is empty; a sweep has axes, zip, constraints, overrides"),
+    "a sweep over a number": ("s.yaml", "axes: {3: [a]}\n", grid.read, "s.yaml: axes has a key that is no text: 3"),
+    "a configuration in another encoding": ("c.yaml", b"a: \xfc\n", config.load, "c.yaml is not yaml: 'utf-8' codec"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_such_file_is_refused_by_its_reader(tmp_path: Path, what: str) -> None:
+    name, content, reader, words = REFUSED[what]
+    (path := tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises((DataError, ConfigError)) as caught:
+        reader(path)
+    assert words in str(caught.value)
+
+
+def test_a_cell_of_csv_may_be_as_long_as_a_book(tmp_path: Path) -> None:
+    (path := tmp_path / "d.csv").write_text(f'id,text\n1,"{"a, " * 100_000}"\n')
+    assert [len(text) for text in rows(path)] == [300_000]
+
+
+def test_answers_may_be_written_as_two_lists(tmp_path: Path) -> None:
+    (path := tmp_path / "a.json").write_text(squad(answers={"text": ["north"], "answer_start": [27]}))
+    assert questions(path) == [Qrel("q1", "en-a01-p1", 1)]
+
+
+def test_rows_that_lack_a_text_of_the_others_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path := tmp_path / "d.jsonl").write_text(line(id="1", title="a", text="b") + line(id="2", title="c"))
+    list(Files(docs=str(path), topics=str(path), query_lang="en", doc_lang="en").read_docs("en"))
+    assert (
+        "d.jsonl: not all rows have the same texts: 1 row has title+text (first in line 1), "
+        "1 row has title (first in line 2)\n  dataset.docs_columns names what every row must have"
+    ) in capsys.readouterr().err
+
+
+def test_pairs_of_bitext_that_stand_there_twice_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path := tmp_path / "x.en").write_text("e1\tone\n")
+    assert bitext(path, "d1\te1\nd1\te1\n")[1] == [Qrel("d1", "e1", 1)]
+    assert "dataset.gold: 1 judgment stands there twice" in capsys.readouterr().err
+
+
+def test_a_translation_without_text_is_null_and_no_other_column_stands_for_it(tmp_path: Path) -> None:
+    (path := tmp_path / "t.jsonl").write_text(line(id="d1", title="a title", text=None))
+    assert Provided(file=str(path)).read_file("de", "en") == {"d1": {"title": "a title", "text": ""}}
+
+
+@pytest.mark.parametrize(
+    ("yaml_text", "words"),
+    [
+        ("_target_: [\n", "retriever=mine: while parsing a flow node"),
+        ("_target_: clir_cli.retrievers.bm25.BM25\nk1: 1\nk1: 2\n", "found duplicate key k1"),
+        ("k1: 1\n", "retriever: the yaml of 'mine' names no component: _target_ is missing"),
+    ],
+)
+def test_a_component_whose_yaml_does_not_parse_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, yaml_text: str, words: str
+) -> None:
+    (tmp_path / "configs" / "retriever").mkdir(parents=True)
+    (tmp_path / "configs" / "retriever" / "mine.yaml").write_text(yaml_text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        compose.cells(["retriever=mine"])

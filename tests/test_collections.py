@@ -420,4 +420,4 @@ def test_ciral_runs_offline_once_its_files_are_here(elsewhere: Path, clir: Clir)
     assert ",shallow," in metrics and ",pools," not in metrics and "nDCG@20" in metrics
     assert ",114," in metrics, "113 topics, and 23, which is judged without being one"
     native = clir("run", *ours[:2], "retriever=bm25", "retriever.analyser=whitespace", "dataset.pair=sw-sw", env=env)
-    assert "ciral topics: 1 repeated query_ids (the first kept)" in native.stderr
+    assert "ciral topics: 1 repeated query_id (the first kept)" in native.stderr

@@ -364,7 +364,7 @@ def test_judgments_that_meet_neither_topics_nor_documents_are_told_every_time(cl
     ]
     for _ in range(2):  # made, then found
         said = clir("run", *asked).stderr
-        assert "1 of 3 judged topics (qrels) are in no topics file, for example '7'; they count 0" in said
+        assert "1 of 3 judged topics (qrels) is in no topics file, for example '7'; it counts 0" in said
         assert "which is there with other bytes for the same characters" in said
 
 

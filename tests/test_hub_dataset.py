@@ -199,7 +199,7 @@ def test_a_grade_that_is_no_integer_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "q.jsonl", [{"q": "1", "d": "p1", "s": 0.5}])
     columns = {"query_id": "q", "doc_id": "d", "relevance": "s"}
     data = local(tmp_path, "d.jsonl", qrels=str(tmp_path / "q.jsonl"), qrels_columns=columns)
-    with pytest.raises(DataError, match=r"q\.jsonl:1: expected an integer as s, found float: '0\.5'"):
+    with pytest.raises(DataError, match=r"q\.jsonl:1: expected an integer as s, got '0\.5'"):
         data.read_qrels("qrels")
 
 

@@ -127,8 +127,8 @@ def test_an_answer_that_stands_elsewhere_is_found_and_told(tmp_path: Path, capsy
         Qrel("q1", "en-a01-p1-s2", 1), Qrel("q2", "en-a01-p1-s1", 0), Qrel("q3", "en-a01-p1-s1", 1),
     ]  # fmt: skip
     said = capsys.readouterr().err
-    assert "1 answers do not stand where the file says; where they stand first counts" in said
-    assert "1 answers stand nowhere in their paragraph (yes, no, a rounded number)" in said
+    assert "1 answer does not stand where the file says; where it stands first counts" in said
+    assert "1 answer stands nowhere in its paragraph (yes, no, a rounded number)" in said
     assert Qrel("q2", "en-a01-p1", 1) in dataset(tmp_path, "en", "en").read_qrels("answers")
 
 
@@ -136,13 +136,13 @@ def test_an_answer_that_stands_elsewhere_is_found_and_told(tmp_path: Path, capsy
     ("content", "words"),
     [
         ('{"data": [', r"en\.json:1: not JSON"),
-        ('{"data": [{"paragraphs": NaN}]}', r"en\.json: NaN stands in it, which is no JSON"),
+        ('{"data": [{"paragraphs": NaN}]}', r"article 1: expected a list of objects as 'paragraphs'"),
         ({"rows": []}, r"the file: expected a list of objects as 'data'; is it in SQuAD's format\?"),
         (squad({"context": 3, "qas": []}), r"article 1, paragraph 1: expected text as 'context', found 3"),
         (squad({"context": NILE}), r"article 1, paragraph 1: expected a list of objects as 'qas'"),
-        (squad({"context": NILE, "qas": [asked("q 1", "?")]}), r"expected an id without blanks as id of article 1, paragraph 1, question 1"),
+        (squad({"context": NILE, "qas": [asked("q 1", "?")]}), r"article 1, paragraph 1, question 1: expected an id without blanks as 'id'"),
         (squad({"context": NILE, "qas": [asked("q", "a?"), asked("q", "b?")]}), r"question 2: the id 'q' is another question's too: 'a\?'"),
-        (squad({"context": NILE, "qas": [{"id": "q", "question": "?", "answers": [{"text": "x"}]}]}), "expected an answer with text and answer_start"),
+        (squad({"context": NILE, "qas": [{"id": "q", "question": "?", "answers": [{"text": "x"}]}]}), "question 1: expected answers with text and answer_start"),
         (squad({"context": "ab", "qas": [], "sentence_breaks": [[0, 9]]}), "the sentence_breaks do not lie one after another within 2"),
         (squad({"context": "ab", "qas": [], "sentence_breaks": [[0, 2]], "sentences": []}), "0 sentences, but 1 sentence_breaks"),
         ({"data": []}, "holds no paragraphs"),
@@ -315,7 +315,7 @@ def test_afriqa_shares_a_passage_between_its_questions(tmp_path: Path, capsys: p
     assert data.read_qrels("answers") == [
         Qrel("0", "en-p1", 1), Qrel("1", "en-p1", 1), Qrel("2", "en-p2", 0), Qrel("3", "en-p2", 1),
     ]  # fmt: skip
-    assert "1 texts are NaN, which is no text: they are read as empty" in capsys.readouterr().err
+    assert "1 text is NaN, which is no text: it is read as empty" in capsys.readouterr().err
 
 
 # Open questions: whatever holds an answer ---------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_xor_tydi_judges_what_holds_an_answer(passages: Path, capsys: pytest.Cap
     ]  # fmt: skip
     said = capsys.readouterr().err
     assert "1 of 3 questions without an answer in the collection: counted" in said
-    assert "1 questions have no answer but yes or no and are left out" in said
+    assert "1 question has no answer but yes or no: left out" in said
 
 
 def test_mkqa_takes_answers_and_aliases_in_the_language_of_the_documents(passages: Path) -> None:

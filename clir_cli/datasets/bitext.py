@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from clir_cli.datasets import places
-from clir_cli.datasets.collection import Source, TestCollection
+from clir_cli.datasets.collection import Once, Source, TestCollection
 from clir_cli.errors import ConfigError, DataError
+from clir_cli.evaluation import tell_odd
 from clir_cli.lines import parse_id, read_lines
 from clir_cli.text.languages import language
 from clir_cli.types import Doc, Qrel, Query, content
@@ -137,6 +138,7 @@ class Bitext(TestCollection):
 
     def _lines(self, part: Literal["docs", "topics"], lang: str) -> Iterator[tuple[str, str]]:
         """(the line's number or its own id, text) of every line that is not empty."""
+        once = Once(f"id {{}} ({lang}) occurs twice", self.on_duplicate)
         for place in self._places(part, lang):
             for path in places.files("dataset.texts", place):
                 for number, line in read_lines(path, "dataset.texts, dataset.codes"):
@@ -146,7 +148,8 @@ class Bitext(TestCollection):
                     own, tab, text = line.partition("\t")
                     if not tab:
                         raise DataError(f"{path}:{number}: expected an id, a tab and a text, found {line[:80]!r}")
-                    yield parse_id(path, number, "id", own), text
+                    once.see(path, number, parse_id(path, number, "id", own))
+                    yield own, text
 
     def _doc_id(self, lang: str, line: str) -> str:
         return f"{lang}-{line}" if self.gold is None else line
@@ -166,7 +169,11 @@ class Bitext(TestCollection):
         """Each line with its own number, or the pairs of `gold`. DataError where two sides do not have the same lines."""
         self._check_name(name)
         if self.gold is not None:
-            return [row for lang, place in self._gold() for row in self._pairs(lang, place)]
+            rows = [row for lang, place in self._gold() for row in self._pairs(lang, place)]
+            if not rows:
+                raise DataError(f"{', '.join(place for _, place in self._gold())}: no pairs of ids")
+            tell_odd("dataset.gold", len(rows) - len(set(rows)), 0)
+            return list(dict.fromkeys(rows))
         asked, found = [line for line, _ in self._lines("topics", self.query_lang)], []
         for lang in self.doc_langs:
             there = [line for line, _ in self._lines("docs", lang)]

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Once, Source, TestCollection, united
 from clir_cli.errors import ConfigError, DataError, MissingData, many
-from clir_cli.evaluation import read_qrels
-from clir_cli.lines import is_jsonl, parse_id, parse_object, read_lines
+from clir_cli.evaluation import read_qrels, tell_odd
+from clir_cli.lines import is_jsonl, parse_grade, parse_id, parse_object, read_lines
 from clir_cli.progress import say
 from clir_cli.text.languages import language
 from clir_cli.types import Doc, Qrel, Query, content, neutral
@@ -240,6 +240,7 @@ class Files(TestCollection):
                 )
             else:
                 others[record.lang or "no language"] += 1
+        table.tell_differences()
         if others:
             found = ", ".join(f"{count} in {name}" for name, count in others.most_common())
             say(f"{table.path}: read for {lang}; there are also: {found}")
@@ -319,7 +320,7 @@ def _fingerprinted(wanted: list[str]) -> tuple[Path, ...]:
 
 def _judged_in(path: Path, lang: str) -> list[Qrel]:
     """The judgments of documents in one language, which the second column names. TREC's NeuCLIR files are so."""
-    judged, other = list[Qrel](), Counter[str]()
+    judged = list[Qrel]()
     inside = {line.split()[1] for _, line in read_lines(path, "dataset.qrels") if len(line.split()) == 4}
     if language(lang).iso3 not in inside:
         raise DataError(
@@ -327,12 +328,11 @@ def _judged_in(path: Path, lang: str) -> list[Qrel]:
         )
     for number, line in read_lines(path, "dataset.qrels"):
         fields = line.split()
-        if len(fields) != 4 or not re.fullmatch(r"[+-]?\d+", fields[3]):
+        if len(fields) != 4:
             raise DataError(f"{path}:{number}: expected query_id language doc_id relevance, found {line[:120]!r}")
         if fields[1] == language(lang).iso3:
-            judged.append(Qrel(fields[0], fields[2], int(fields[3])))
-        else:
-            other[fields[1]] += 1
+            judged.append(Qrel(fields[0], fields[2], parse_grade(f"{path}:{number}", fields[3], line=repr(line[:120]))))
+    tell_odd(str(path), len(judged) - len(set(judged)), sum(row.relevance < 0 for row in judged))
     return judged
 
 
@@ -377,7 +377,8 @@ class Table:
     tsv: bool
     columns: Columns | None
     header: bool | Literal["auto"]
-    layouts: dict[tuple[str, ...], Layout] = field(default_factory=dict)  # by the names that a row has
+    # by the names that a row has: how to read it, and [the first line of the kind, how many there are]
+    layouts: dict[tuple[str, ...], tuple[Layout, list[int]]] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(line number, columns) of every row."""
@@ -426,8 +427,10 @@ class Table:
     def record(self, line: int, row: Mapping[str, Any]) -> Record:
         """A row's id, texts and language."""
         names = tuple(row)
-        if (layout := self.layouts.get(names)) is None:
-            layout = self.layouts[names] = self._layout(line, names)
+        if names not in self.layouts:
+            self.layouts[names] = self._layout(line, names), [line, 0]
+        layout, seen = self.layouts[names]
+        seen[1] += 1
         fields = {}
         for name, column in layout.texts:
             text = row[column]
@@ -437,6 +440,24 @@ class Table:
             fields[name] = text or ""
         identifier = parse_id(self.path, line, layout.id, row[layout.id])
         return Record(identifier, fields, None if layout.lang is None else str(row[layout.lang] or ""))
+
+    def tell_differences(self) -> None:
+        """Say which texts the rows read so far have, where not all have the same: a field that is missing is no error."""
+        counts: Counter[tuple[str, ...]] = Counter()
+        first: dict[tuple[str, ...], int] = {}
+        for layout, (line, count) in self.layouts.values():
+            texts = tuple(name for name, _ in layout.texts)
+            counts[texts] += count
+            first.setdefault(texts, line)
+        if len(counts) > 1:
+            found = ", ".join(
+                f"{many(count, 'row has', 'rows have')} {'+'.join(texts)} (first in line {first[texts]})"
+                for texts, count in counts.items()
+            )
+            say(
+                f"{self.path}: not all rows have the same texts: {found}\n"
+                f"  dataset.{self.part}_columns names what every row must have"
+            )
 
     def _layout(self, line: int, names: tuple[str, ...]) -> Layout:
         where, option, key = f"{self.path}:{line}", f"dataset.{self.part}_columns", UNNAMED[self.part][0]

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Once, Source, TestCollection
 from clir_cli.datasets.rows import Rows
-from clir_cli.errors import ConfigError, DataError
-from clir_cli.evaluation import read_qrels
+from clir_cli.errors import ConfigError, DataError, many
+from clir_cli.evaluation import read_qrels, tell_odd
 from clir_cli.progress import say
 from clir_cli.text.languages import language
 from clir_cli.types import Doc, Qrel, Query
@@ -178,7 +178,9 @@ class Hub(TestCollection):
                 yield rows, number, row
         if others:
             said = ", ".join(f"{count} in {name}" for name, count in others.most_common(8))
-            say(f"{place}: {mine} rows read for {lang}; there are also: {said}{', ...' if len(others) > 8 else ''}")
+            say(
+                f"{place}: {many(mine, 'row')} read for {lang}; there are also: {said}{', ...' if len(others) > 8 else ''}"
+            )
 
     def _spelled(self, lang: str) -> set[str]:
         """How a column may write a language."""
@@ -224,9 +226,11 @@ class Hub(TestCollection):
     def read_qrels(self, name: str) -> list[Qrel]:
         """The judgments called `name`, over all document languages of the pool."""
         judged: dict[tuple[str, str], Qrel] = {}
+        rows = 0
         for lang in self.doc_langs:
             for path in places.files("dataset.qrels", self._named(name, lang)):
                 for place, row in self._judged(path, lang):
+                    rows += 1
                     first = judged.setdefault((row.query_id, row.doc_id), row)
                     if first != row:
                         raise DataError(
@@ -237,6 +241,8 @@ class Hub(TestCollection):
             raise DataError(
                 f"dataset.qrels: no judgments {name!r} in {', '.join(self._named(name, lang) for lang in self.doc_langs)}"
             )
+        if self.qrels_columns is not None:  # else read_qrels has told it
+            tell_odd(f"dataset.qrels {name!r}", rows - len(judged), sum(row.relevance < 0 for row in judged.values()))
         return list(judged.values())
 
     def _judged(self, path: Path, lang: str) -> Iterator[tuple[str, Qrel]]:

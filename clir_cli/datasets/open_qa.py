@@ -85,7 +85,8 @@ class OpenQuestions(Hub):
         answered = self.read_answers()
         kept = [query for query in found if query.query_id in answered]
         if left := len(found) - len(kept):
-            say(f"{left} questions have no answer but yes or no and are left out (dataset.spans_only)")
+            have = many(left, "question has", "questions have")
+            say(f"{have} no answer but yes or no: left out (dataset.spans_only)")
         return kept
 
     def read_qrels(self, name: str) -> list[Qrel]:
@@ -150,13 +151,15 @@ def _texts(rows: Rows, number: int, column: str, value: Any) -> Iterator[str]:
     if isinstance(value, str) and value.startswith("["):  # AfriQA: "['Oginga Odinga']"
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             rows.refuse(number, f"expected a list of answers as {column}, found {value[:80]!r}")
     for answer in value if isinstance(value, list) else [value]:
+        texts = [answer]
         if isinstance(answer, Mapping):  # MKQA: {type, text, aliases}
-            yield from (text for text in [answer.get("text"), *(answer.get("aliases") or [])] if text)
-        elif isinstance(answer, str):
-            if answer:
-                yield answer
-        elif answer is not None:
-            rows.refuse(number, f"expected text or a list of texts as {column}, found {str(answer)[:80]!r}")
+            aliases = answer.get("aliases") or []
+            texts = [answer.get("text"), *(aliases if isinstance(aliases, list) else [{"aliases": aliases}])]
+        for text in texts:
+            if not isinstance(text, str | None):
+                rows.refuse(number, f"expected text or a list of texts as {column}, found {str(text)[:80]!r}")
+            if text:
+                yield text

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,17 +12,28 @@ from typing import Any, Literal, NamedTuple
 
 from clir_cli.datasets import places
 from clir_cli.datasets.collection import Source, TestCollection
-from clir_cli.errors import ConfigError, DataError, MissingData
-from clir_cli.lines import parse_id, parse_object, read_lines
+from clir_cli.errors import ConfigError, DataError, MissingData, many
+from clir_cli.lines import as_id, content, decoded, parse_json, parse_object, read_lines
 from clir_cli.progress import say
 from clir_cli.text.languages import split_sentences
 from clir_cli.types import Doc, Qrel, Query
 
 JUDGMENTS = "answers"
-MISPLACED = "answers do not stand where the file says; where they stand first counts"
-ABSENT = "answers stand nowhere in their paragraph (yes, no, a rounded number): the paragraph counts, no sentence does"
-NAN = "texts are NaN, which is no text: they are read as empty"
-ODD = (MISPLACED, ABSENT, NAN)
+MISPLACED, ABSENT, NAN = "misplaced", "absent", "nan"
+ODD = {  # what is counted and told of a file: of one, of several
+    MISPLACED: (
+        "answer does not stand where the file says; where it stands first counts",
+        "answers do not stand where the file says; where they stand first counts",
+    ),
+    ABSENT: (
+        "answer stands nowhere in its paragraph (yes, no, a rounded number): the paragraph counts, no sentence does",
+        "answers stand nowhere in their paragraph (yes, no, a rounded number): the paragraph counts, no sentence does",
+    ),
+    NAN: (
+        "text is NaN, which is no text: it is read as empty",
+        "texts are NaN, which is no text: they are read as empty",
+    ),
+}
 
 
 class Question(NamedTuple):
@@ -223,92 +233,79 @@ def _split(text: str) -> Iterator[tuple[int, int]]:
 @lru_cache(maxsize=8)  # documents, topics and judgments of one run read the same files
 def _read(layout: Literal["squad", "afriqa"], path: Path, state: tuple[int, int]) -> tuple[Paragraph, ...]:
     """The paragraphs of a file. `state`: its size and time, so that a changed file is read again."""
-    odd = dict.fromkeys(ODD, 0)
+    odd = Counter[str]()
     found = tuple(_squad(path, odd) if layout == "squad" else _afriqa(path, odd))
     for what, count in odd.items():
-        if count:
-            say(f"{path}: {count} {what}")
+        say(f"{path}: {many(count, *ODD[what])}")
     if not found:
         raise DataError(f"{path} holds no paragraphs")
     return found
 
 
-def _squad(path: Path, odd: dict[str, int]) -> Iterator[Paragraph]:
+def _squad(path: Path, odd: Counter[str]) -> Iterator[Paragraph]:
     """{data: [{title, paragraphs: [{context, qas: [{id, question, answers: [{text, answer_start}]}]}]}]}."""
     seen: dict[str, str] = {}
-    for a, article in enumerate(_list(path, "the file", _json(path), "data"), 1):
-        for p, paragraph in enumerate(_list(path, f"article {a}", article, "paragraphs"), 1):
-            where = f"article {a}, paragraph {p}"
-            text = _text(path, where, paragraph, "context", odd)
+    for a, article in enumerate(_list(f"{path}: the file", _json(path), "data"), 1):
+        for p, paragraph in enumerate(_list(f"{path}: article {a}", article, "paragraphs"), 1):
+            where = f"{path}: article {a}, paragraph {p}"
+            text = _text(where, paragraph, "context", odd)
             questions = []
-            for q, asked in enumerate(_list(path, where, paragraph, "qas"), 1):
+            for q, asked in enumerate(_list(where, paragraph, "qas"), 1):
                 place = f"{where}, question {q}"
-                identifier = parse_id(path, 1, f"id of {place}", asked.get("id"))
-                question = _text(path, place, asked, "question", odd)
-                if seen.setdefault(identifier, question) != question:
-                    raise DataError(
-                        f"{path}: {place}: the id {identifier!r} is another question's too: {seen[identifier]!r}"
-                    )
-                answers = [] if asked.get("is_impossible") else asked.get("answers") or []
-                starts = _starts(path, place, text, answers, odd)
+                identifier = as_id(asked.get("id"))
+                question = _text(place, asked, "question", odd)
+                _see(seen, place, identifier, question)
+                answers = [] if asked.get("is_impossible") else _answers(place, asked.get("answers") or [])
+                starts = _starts(text, answers, odd)
                 questions.append(Question(identifier, question, None, bool(answers), starts))
-            breaks = _breaks(path, where, paragraph.get("sentence_breaks"), len(text))
-            written = _written(path, where, paragraph.get("sentences"), breaks)
+            breaks = _breaks(where, paragraph.get("sentence_breaks"), len(text))
+            written = _written(where, paragraph.get("sentences"), breaks)
             title = str(article.get("title") or "")
             yield Paragraph(f"a{a:02}-p{p}", title, text, breaks, written, tuple(questions))
 
 
-def _afriqa(path: Path, odd: dict[str, int]) -> Iterator[Paragraph]:
+def _afriqa(path: Path, odd: Counter[str]) -> Iterator[Paragraph]:
     """One question a line, each with its passage; a passage that several lines hold is one document."""
     passages: dict[str, tuple[str, list[Question]]] = {}
     seen: dict[str, str] = {}
     for number, line in read_lines(path, "dataset.docs"):
-        row = parse_object(path, number, line)
-        place = f"line {number}"
-        identifier = parse_id(path, number, "id", row.get("id"))
-        text, answer = _text(path, place, row, "context", odd), row.get("answer_pivot") or {}
-        answers = [
-            {"text": words, "answer_start": start}
-            for words, start in zip(answer.get("text") or [], answer.get("answer_start") or [], strict=False)
-        ]
-        starts = _starts(path, place, text, answers, odd)
-        question, translated = (_text(path, place, row, name, odd) for name in ("question_lang", "question_translated"))
-        if seen.setdefault(identifier, question) != question:
-            raise DataError(f"{path}:{number}: the id {identifier!r} is another question's too: {seen[identifier]!r}")
+        row, place = parse_object(path, number, line), f"{path}:{number}"
+        identifier = as_id(row.get("id"))
+        text, answers = _text(place, row, "context", odd), _answers(place, row.get("answer_pivot") or [])
+        starts = _starts(text, answers, odd)
+        question, translated = (_text(place, row, name, odd) for name in ("question_lang", "question_translated"))
+        _see(seen, place, identifier, question)
         asked = Question(identifier, question, translated, bool(answers), starts)
         passages.setdefault(text, (str(row.get("title") or ""), []))[1].append(asked)
     for n, (text, (title, questions)) in enumerate(passages.items(), 1):
         yield Paragraph(f"p{n}", title, text, None, None, tuple(questions))
 
 
+def _see(seen: dict[str, str], where: str, identifier: str, question: str) -> None:
+    if not identifier:
+        raise DataError(f"{where}: expected an id without blanks as 'id'")
+    if seen.setdefault(identifier, question) != question:
+        raise DataError(f"{where}: the id {identifier!r} is another question's too: {seen[identifier]!r}")
+
+
 def _json(path: Path) -> Any:
     if not path.is_file():
         raise MissingData(f"dataset.docs: {path} does not exist")
+    text = decoded(path, 1, content(path))
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is not a complete gzip file ({error}); fetch it again") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from error
+        return parse_json(text)
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}:{getattr(error, 'lineno', 1)}: not JSON ({error})") from error
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} stands in it, which is no JSON (write null)")
-
-
-def _list(path: Path, where: str, node: Any, name: str) -> list[dict[str, Any]]:
+def _list(where: str, node: Any, name: str) -> list[dict[str, Any]]:
     value = node.get(name) if isinstance(node, dict) else None
     if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
-        raise DataError(f"{path}: {where}: expected a list of objects as {name!r}; is it in SQuAD's format?")
+        raise DataError(f"{where}: expected a list of objects as {name!r}; is it in SQuAD's format?")
     return value
 
 
-def _text(path: Path, where: str, node: Mapping[str, Any], name: str, odd: dict[str, int]) -> str:
+def _text(where: str, node: Mapping[str, Any], name: str, odd: Counter[str]) -> str:
     value = node.get(name)
     if value is None and name in node:
         return ""  # a null passage: no text, and counted as such where it is stored
@@ -316,17 +313,26 @@ def _text(path: Path, where: str, node: Mapping[str, Any], name: str, odd: dict[
         odd[NAN] += 1
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{path}: {where}: expected text as {name!r}, found {value!r}")
+        raise DataError(f"{where}: expected text as {name!r}, found {value!r}")
     return value
 
 
-def _starts(path: Path, where: str, text: str, answers: Sequence[Any], odd: dict[str, int]) -> tuple[int, ...]:
+def _answers(where: str, given: Any) -> list[tuple[str, int]]:
+    """(text, where it begins) of answers: a list of {text, answer_start}, or one such object of two lists (AfriQA, the hub)."""
+    if isinstance(given, dict):
+        columns = given.get("text") or [], given.get("answer_start") or []
+        if all(isinstance(column, list) for column in columns) and len(columns[0]) == len(columns[1]):
+            given = [{"text": text, "answer_start": start} for text, start in zip(*columns, strict=True)]
+    found: list[Any] = [(row.get("text"), row.get("answer_start")) for row in given if isinstance(row, dict)]
+    if not isinstance(given, list) or len(found) < len(given) or any(type(t) is not str or type(s) is not int for t, s in found):  # fmt: skip
+        raise DataError(f"{where}: expected answers with text and answer_start, found {str(given)[:80]!r}")
+    return found
+
+
+def _starts(text: str, answers: Sequence[tuple[str, int]], odd: Counter[str]) -> tuple[int, ...]:
     """Where the answers begin. One that stands elsewhere than the file says is looked for, and counted in `odd`."""
     found = []
-    for answer in answers:
-        words, start = answer.get("text"), answer.get("answer_start")
-        if not isinstance(words, str) or not isinstance(start, int):
-            raise DataError(f"{path}: {where}: expected an answer with text and answer_start, found {answer!r}")
+    for words, start in answers:
         if not words:
             continue
         if start >= 0 and text[start : start + len(words)] == words:
@@ -339,26 +345,26 @@ def _starts(path: Path, where: str, text: str, answers: Sequence[Any], odd: dict
     return tuple(dict.fromkeys(found))
 
 
-def _breaks(path: Path, where: str, breaks: Any, length: int) -> tuple[tuple[int, int], ...] | None:
+def _breaks(where: str, breaks: Any, length: int) -> tuple[tuple[int, int], ...] | None:
     """LAReQA's [begin, end] of each sentence."""
     if breaks is None:
         return None
     try:
         found = tuple((int(begin), int(end)) for begin, end in breaks)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {where}: expected [[begin, end], ...] as sentence_breaks") from error
+        raise DataError(f"{where}: expected [[begin, end], ...] as sentence_breaks") from error
     ends = [0, *(end for _, end in found)]
     if any(not (before <= begin < end <= length) for before, (begin, end) in zip(ends, found, strict=False)):
-        raise DataError(f"{path}: {where}: the sentence_breaks do not lie one after another within {length} characters")
+        raise DataError(f"{where}: the sentence_breaks do not lie one after another within {length} characters")
     return found
 
 
-def _written(path: Path, where: str, sentences: Any, breaks: Sequence[Any] | None) -> tuple[str, ...] | None:
+def _written(where: str, sentences: Any, breaks: Sequence[Any] | None) -> tuple[str, ...] | None:
     """LAReQA's sentences as it writes them; as many as it has breaks."""
     if sentences is None or breaks is None:
         return None
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
-        raise DataError(f"{path}: {where}: expected a list of texts as sentences")
+        raise DataError(f"{where}: expected a list of texts as sentences")
     if len(sentences) != len(breaks):
-        raise DataError(f"{path}: {where}: {len(sentences)} sentences, but {len(breaks)} sentence_breaks")
+        raise DataError(f"{where}: {len(sentences)} sentences, but {len(breaks)} sentence_breaks")
     return tuple(sentences)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from clir_cli.errors import ConfigError, DataError, MissingData
-from clir_cli.lines import parse_id, parse_object, read_lines
+from clir_cli.lines import parse_grade, parse_id, parse_object, read_lines
 
 PLACE = re.compile(r"\{([^{}]+)\}")
 NUMBER = "#"  # the column that is a row's own number, from 1; of an element where a list of the row is read
@@ -111,11 +111,9 @@ class Rows:
         if column is None:
             return 1
         value = self.column(number, row, column)
-        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value.strip()):
-            return int(value)
-        if isinstance(value, int | float) and float(value).is_integer():
-            return int(value)
-        self.refuse(number, f"expected an integer as {column}, found {_shown(value)}")
+        if isinstance(value, float) and value.is_integer():  # what pandas makes of a column of numbers with gaps
+            value = int(value)
+        return parse_grade(f"{self.path}:{number}", str(value).strip(), column)
 
     def _scalar(self, number: int, row: Mapping[str, Any], column: str) -> Any:
         value = self.column(number, row, column)
@@ -153,6 +151,7 @@ def _csv(path: Path, option: str, delimiter: str) -> Iterator[tuple[int, list[st
             expected = number + 1
 
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))  # a document may be longer than 131,072 characters
     try:
         for cells in reader:
             if cells:
@@ -175,10 +174,14 @@ def _parquet(path: Path, option: str, wanted: Set[str]) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
             there = file.schema_arrow.names
+            if wanted and not wanted & set(there):
+                raise DataError(f"{path}: no column {min(wanted)!r} ({option}_columns); there are: {', '.join(there)}")
             for batch in file.iter_batches(CHUNK, columns=[n for n in there if n in wanted] if wanted else None):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: a text from row {number + 1} on is not UTF-8 ({error})") from error
     except (pa.ArrowInvalid, OSError) as error:
         where = f"{path}:{number + 1}" if number else str(path)
         raise DataError(

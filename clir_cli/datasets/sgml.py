@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import codecs
 import glob
-import gzip
 import html
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +16,7 @@ from clir_cli.datasets import places
 from clir_cli.datasets.collection import Once, Source, TestCollection, united
 from clir_cli.errors import ConfigError, DataError
 from clir_cli.evaluation import read_qrels
-from clir_cli.lines import parse_id
+from clir_cli.lines import parse_id, raw_lines
 from clir_cli.text.languages import language
 from clir_cli.types import Doc, Qrel, Query
 
@@ -300,19 +298,15 @@ def _is_data(path: Path) -> bool:
 def lines(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
     """(line number, text with its line break) of a file, plain or gzipped, one line in memory."""
     encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
-            for number, line in enumerate(raw, 1):
-                try:
-                    yield number, line.decode(encoding if number == 1 else encoding.removesuffix("-sig"))
-                except UnicodeDecodeError as error:
-                    found = line[error.start : error.start + 4]
-                    raise DataError(
-                        f"{path}:{number}: expected {encoding.removesuffix('-sig')}, found {found!r} at byte {error.start}; "
-                        "the source's `encoding` says how a file is written"
-                    ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a complete gzip file ({error}); fetch it again") from error
+    for number, line in raw_lines(path):
+        try:
+            yield number, line.decode(encoding if number == 1 else encoding.removesuffix("-sig"))
+        except UnicodeDecodeError as error:
+            found = line[error.start : error.start + 4]
+            raise DataError(
+                f"{path}:{number}: expected {encoding.removesuffix('-sig')}, found {found!r} at byte {error.start}; "
+                "the source's `encoding` says how a file is written"
+            ) from error
 
 
 def records(path: Path, tag: str, encoding: str) -> Iterator[tuple[int, str]]:

@@ -23,6 +23,9 @@ from clir_cli.views import Fields
 if TYPE_CHECKING:
     import numpy as np
 
+# What stands in a CSV: the encoder's and the collection's labels; the pair of languages (xsim: source-target; the probe of all
+# languages: `all`); the language, where a value is of one of them (of `all`: a+b+c); the layer ("0": the embeddings; `output`;
+# of mexa also `mean` and `max` of the hidden ones; empty for tokens); the measure; its value; how many pairs of texts it is of.
 COLUMNS = ["retriever", "dataset", "pair", "lang", "layer", "measure", "value", "texts"]
 OUTPUT = "output"  # in column `layer`: the vector that retrieval uses
 FILES = ("mining", "xsim", "mexa", "probe", "similarity", "isotropy", "uniformity", "tokens")

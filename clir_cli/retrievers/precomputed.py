@@ -124,9 +124,10 @@ def _mapped(path: Path) -> np.ndarray:
     import numpy as np
 
     if not path.is_file():
-        raise MissingData(f"retriever.doc_vectors, query_vectors: {path} does not exist")
+        why = "is not a file" if path.exists() else "does not exist"
+        raise MissingData(f"retriever.doc_vectors, query_vectors: {path} {why}")
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
         raise DataError(f"{path} is no .npy file of numbers ({error}); write it with numpy.save") from error
     if found.ndim != 2 or found.dtype.kind != "f":

@@ -256,7 +256,7 @@ class PSQ:
             raise DataError(f"{paths[0]}: no entry is left for {query_lang}-{doc_lang}: {counts}")
         counts |= translation_table.write(folder, rows)
         say(
-            f"psq {query_lang}-{doc_lang}: {counts['entries']} translations of {counts['sources']} terms into "
+            f"psq {query_lang}-{doc_lang}: {many(counts['entries'], 'translation')} of {many(counts['sources'], 'term')} into "
             f"{counts['targets']}, from {', '.join(path.name for path in paths)}"
         )
         return counts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clir_cli.config import Config
-from clir_cli.errors import DataError, MissingData
+from clir_cli.errors import DataError, MissingData, many
 from clir_cli.progress import say
 from clir_cli.steps import Needs
 from clir_cli.store import At
@@ -84,10 +84,11 @@ def fields_meaning(chosen: Fields) -> dict[str, Any]:
     return {"fields": chosen.names, "separator": chosen.separator}
 
 
-def tell(counts: Mapping[str, float], where: str, names: Mapping[str, str]) -> None:
-    for key, text in names.items():
+def tell(counts: Mapping[str, float], where: str, names: Mapping[str, tuple[str, str]]) -> None:
+    """A line for every count that is not 0; `names`: key -> what one is called, and more than one."""
+    for key, said in names.items():
         if counts.get(key):
-            say(f"{where}: {int(counts[key])} {text}")
+            say(f"{where}: {many(counts[key], *said)}")
 
 
 class unchanged:  # noqa: N801  used as a statement: with unchanged(files)

@@ -214,13 +214,23 @@ class FirstStages(Units):
                 raise DataError(
                     f"{path}: {many(len(unknown), 'document is', 'documents are')} not in the collection, for example {min(unknown)!r}"
                 )
-            missing = [q for q in wanted if q not in set(run["query_id"])]
+            found = set(run["query_id"])
+            missing = [q for q in wanted if q not in found]
+            if not found:
+                raise DataError(
+                    f"{path} has none of the {many(len(wanted), 'selected topic')} ({', '.join(wanted[:3])}{', ...' if wanted[3:] else ''}), "
+                    f"but {', '.join(others[:3])}{', ...' if others[3:] else ''}: their query_ids must be the same, letter by letter"
+                )
+            without = f"without results ({', '.join(missing[:5])}{', ...' if missing[5:] else ''})"
             tell(
                 {"missing": len(missing), "others": len(others)},
                 str(path),
                 {
-                    "missing": f"topics without results ({', '.join(missing[:5])}{', ...' if missing[5:] else ''})",
-                    "others": "queries that are not selected topics, left out",
+                    "missing": (f"topic {without}", f"topics {without}"),
+                    "others": (
+                        "query that is no selected topic: left out",
+                        "queries that are no selected topics: left out",
+                    ),
                 },
             )
             runs.write_trec(run, at.draft / "run.trec")

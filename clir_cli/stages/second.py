@@ -179,9 +179,8 @@ class Stages(FirstStages):
             runs.write_trec(runs.from_hits(hits), at.draft / "run.trec")
             asked = [(q, d) for q, docs in lists.items() for d in docs]
             counts = {"queries": len(lists), "documents": len(asked), "whole": sum(a not in best for a in asked)}
-            tell(
-                counts, label, {"whole": "candidates without a passage, found by a part without passages: shown whole"}
-            )
+            why = "without a passage, found by a part without passages: shown whole"
+            tell(counts, label, {"whole": (f"candidate {why}", f"candidates {why}")})
             return counts
 
         label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"

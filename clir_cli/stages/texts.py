@@ -64,10 +64,18 @@ class Texts:
                 counts = write_docs(docs, at.draft, dataset.on_empty, dataset.on_duplicate)
             if not counts["documents"]:
                 raise DataError(f"{', '.join(map(str, source.files))}: no documents")
+            if counts["empty"] == counts["documents"] and dataset.on_empty == "warn":
+                raise DataError(
+                    f"{', '.join(map(str, source.files))}: none of {many(counts['documents'], 'document')} has text; "
+                    "are the fields the right ones?"
+                )
             tell(
                 counts,
                 f"{cfg.labels['dataset']}.{lang}",
-                {"empty": "documents without text", "duplicates": "repeated doc_ids (the first kept)"},
+                {
+                    "empty": ("document without text", "documents without text"),
+                    "duplicates": ("repeated doc_id (the first kept)", "repeated doc_ids (the first kept)"),
+                },
             )
             return counts
 
@@ -92,7 +100,12 @@ class Texts:
                 raise DataError(
                     f"{source.files[0]}: {many(empty, 'topic')} without text; dataset.on_empty=warn keeps them"
                 )
-            tell({"empty": empty}, f"{source.files[0]}", {"empty": f"topics without text ({dataset.on_empty})"})
+            if queries and not filled:
+                raise DataError(
+                    f"{source.files[0]}: none of {many(empty, 'topic')} has text; are the fields the right ones?"
+                )
+            kept = f"without text ({dataset.on_empty})"
+            tell({"empty": empty}, f"{source.files[0]}", {"empty": (f"topic {kept}", f"topics {kept}")})
             queries = filled if dataset.on_empty == "drop" else queries
             write_queries(queries, at.draft)
             return {"queries": len(queries), "empty": empty}
@@ -144,7 +157,7 @@ class Texts:
                         yield from shown
 
                 written = write_docs(track(rows(), len(store), f"translate {label}", "documents"), at.draft)
-                tell(counts, label, {"missing": f"documents without a translation ({translator.missing})"})
+                _tell_provided({**written, **counts}, label, "document", translator)
                 return {**written, **counts}
 
             parents = (original, parallel) if parallel else (original,)
@@ -203,7 +216,8 @@ class Texts:
                 found = translator.topics(cfg.dataset, source, target)
                 rows, missing = translator.replaced(queries, found, target)
                 counts: Counts = {"missing": missing}
-                tell(counts, label, {"missing": f"topics without a translation ({translator.missing})"})
+                empty = sum(not any(map(str.strip, row.fields.values())) for row in rows)
+                _tell_provided({"missing": missing, "empty": empty}, label, "topic", translator)
             else:
                 translated, counts = self._translate([q.fields for q in queries], translator, source, target, at.draft)
                 fields = [{name: made.text for name, made in row.items()} for row in translated]
@@ -366,6 +380,11 @@ def _append(parts: Sequence[Path], whole: Path) -> None:
         for part in parts:
             with part.open("rb") as lines:
                 shutil.copyfileobj(lines, out)
+
+
+def _tell_provided(counts: Counts, label: str, what: str, translator: Provided) -> None:
+    missing, empty = f"without a translation ({translator.missing})", "whose translation has no text"
+    tell(counts, label, {name: (f"{what} {said}", f"{what}s {said}") for name, said in (("missing", missing), ("empty", empty))})  # fmt: skip
 
 
 def _tell_translated(counts: Sequence[Counts], label: str) -> None:

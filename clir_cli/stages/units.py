@@ -153,7 +153,16 @@ class Units(Texts):
                     )
                 lacking, total = lacking + len(absent), total + len(texts)
             counts = {"documents": total, "lines": written["documents"], "without_queries": lacking}
-            tell(counts, label, {"without_queries": "texts without queries, indexed as they are"})
+            tell(
+                counts,
+                label,
+                {
+                    "without_queries": (
+                        "text without queries, indexed as it is",
+                        "texts without queries, indexed as they are",
+                    )
+                },
+            )
             return counts
 
         work = f"look up {how.n} queries in {', '.join(langs)} for each text"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from collections import defaultdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli.errors import ConfigError, DataError, MissingData
-from clir_cli.lines import read_lines
+from clir_cli.lines import parse_json, raw_lines, read_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +137,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
     text = _read_text(path)
     try:
-        table = json.loads(text, object_pairs_hook=once)
+        table = parse_json(text, once)
     except ValueError as error:
         line = getattr(error, "lineno", 1)
         raise DataError(f"{path}:{line}: not JSON ({error}); expected {{source: {{target: probability}}}}") from error
@@ -199,8 +198,7 @@ def read_parallel(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
 def _count_lines(path: Path) -> int:
     if not path.is_file():
         raise MissingData(f"retriever.parallel: {path} does not exist")
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-        return sum(1 for _ in lines)
+    return sum(1 for _ in raw_lines(path))
 
 
 # Making ---------------------------------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ class Provided:
             if identifier in found:
                 raise DataError(f"{path}:{number}: {identifier!r} is translated twice; keep one of them")
             found[identifier] = fields
+        if not found:
+            raise DataError(f"{path} holds no translations")
         return found
 
     def finder(self, source: str, target: str, parallel: Docstore | None) -> Callable[[Sequence[Doc]], Found]:
@@ -105,8 +107,9 @@ class Provided:
                 shown.append(row._replace(fields=fields, lang=target))
                 continue
             if self.missing == "error":
+                where = "" if self.file is None else f"{self.path(row.lang, target)}: "
                 raise DataError(
-                    f"no translation of {identifier!r} from {row.lang!r} to {target!r}\n"
+                    f"{where}no translation of {identifier!r} from {row.lang!r} to {target!r}\n"
                     "  translator.missing=original shows the original instead, drop leaves it out; both are counted"
                 )
             missing += 1
@@ -134,9 +137,11 @@ def _entries(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
 def _json_entry(path: Path, number: int, line: str) -> tuple[str, object, dict[str, str]]:
     row = parse_object(path, number, line)
     name = next((n for n in IDS if n in row), None)
-    fields = {k: v for k, v in row.items() if k != name and isinstance(v, str)}
+    fields = {k: v or "" for k, v in row.items() if k != name}  # null is no text
     if name is None or not fields:
         raise DataError(f"{path}:{number}: expected an id ({', '.join(IDS)}) and a text, found {', '.join(row)}")
+    if strange := [k for k, v in fields.items() if not isinstance(v, str)]:
+        raise DataError(f"{path}:{number}: expected text as {strange[0]}, found {fields[strange[0]]!r}")
     return name, row[name], fields
 
 

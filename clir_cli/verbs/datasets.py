@@ -10,6 +10,7 @@ from typing import Any
 
 from clir_cli import compose, schema
 from clir_cli.errors import ConfigError
+from clir_cli.files import read_yaml
 
 Row = dict[str, Any]
 SHOWN = {  # key of `about` -> how the page calls it, in the page's order
@@ -30,9 +31,7 @@ def rows(config_dirs: Sequence[Path] = (), lang: str | None = None) -> list[Row]
 
 
 def _row(name: str, path: Path) -> Row:
-    import yaml
-
-    node = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    node = read_yaml(path) or {}
     command, description = compose.description(path)
     about = node.get("about") or {}
     return {

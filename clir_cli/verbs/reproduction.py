@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from clir_cli import __version__, compose
 from clir_cli.errors import ClirError, ConfigError, MissingData, MissingModel, many
+from clir_cli.files import read_yaml
 from clir_cli.progress import say
 
 if TYPE_CHECKING:
@@ -82,15 +83,11 @@ def read(path: Path) -> Target:
     `table` holds a head and rows. A column of the head that is a group or a dotted key is set to the row's value; the
     others are what is expected: measures, `index:documents`, `index:non_empty`, `index:terms`. `null`: not published.
     """
-    import yaml
 
     def refused(said: str) -> ConfigError:
         return ConfigError(f"{path}: {said}")
 
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise refused(f"not a yaml file: {' '.join(str(error).split())}") from error
+    found = read_yaml(path)
     if not isinstance(found, dict) or not {"title", "source", "date", "table"} <= set(found):
         raise refused("a target says title, source, date and table")
     if unknown := sorted(set(found) - KEYS):

@@ -156,9 +156,8 @@ def _tell_names(members: Mapping[str, archive.Content]) -> None:
         return
     found = [n for n, text in members.items() if isinstance(text, bytes) and f"/{user}/".encode() in text]
     if found and len(user) > 1:
-        say(
-            f"note: {found[0]} names a folder of {user!r}{f', and {len(found) - 1} more files do' if found[1:] else ''}"
-        )
+        others = f", and {many(len(found) - 1, 'more file does', 'more files do')}" if found[1:] else ""
+        say(f"note: {found[0]} names a folder of {user!r}{others}")
 
 
 # Import ---------------------------------------------------------------------------------------------------------------

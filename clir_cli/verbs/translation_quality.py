@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from clir_cli import config
 from clir_cli.errors import ConfigError, DataError, many
-from clir_cli.lines import read_lines
+from clir_cli.lines import raw_lines, read_lines
 from clir_cli.stages import Stages
 from clir_cli.text.languages import language
 from clir_cli.text.translation import Leg, Translated, complaint, translate_through
@@ -125,8 +124,7 @@ def warning(outcome: Outcome) -> str | None:
 def _lines(path: Path, option: str) -> list[str]:
     """All lines of a text file (gzipped too), the empty ones as well."""
     filled = dict(read_lines(path, option))  # it leaves empty ones out
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        return [filled.get(number, "") for number, _ in enumerate(lines, 1)]
+    return [filled.get(number, "") for number, _ in raw_lines(path)]
 
 
 # Scores -----------------------------------------------------------------------------------------------------------------
