@@ -7,6 +7,7 @@ import re
 import subprocess
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -245,8 +246,9 @@ def read_qrels(path: Path) -> list[Qrel]:
     return found
 
 
+@cache  # what a run reads for its topics and again for its measures is said once
 def tell_odd(place: str, again: int, below: int) -> None:
-    """What is odd about judgments: how many are there twice, and how many are below 0."""
+    """Say what is odd about judgments, once in a process: how many are there twice, and how many are below 0."""
     if again:
         say(
             f"{place}: {many(again, 'judgment stands', 'judgments stand')} there twice, with the same grade; each counts once"
