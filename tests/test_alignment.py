@@ -282,7 +282,7 @@ def test_the_probe_tells_all_languages_apart_layer_by_layer(tmp_path: Path) -> N
     assert set(joint) == {"0", "1", "2", "3", "output"} and len(set(joint.values())) > 1
     assert all(0.5 < value <= 1 for value in joint.values()), "an alphabet of its own gives Russian away"
     alone = {layer: value for (pair, _, layer, _), value in found.items() if pair == "ru-en"}
-    assert set(alone) == set(joint) and min(alone.values()) > 0.9
+    assert set(alone) == set(joint) and min(alone.values()) > 0.85
 
 
 def test_documents_that_are_translations_of_each_other_serve_as_bitext(tmp_path: Path) -> None:
