@@ -169,8 +169,7 @@ class Store:
             return State("undecided", "; ".join(pending(step.meaning)) or "its identity follows from what it ranks")
         if self.folder(step) is not None:
             return State("done")
-        lock = self._lock(key)
-        if lock.exists() and time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock):
+        if held(lock := self._lock(key)):
             return State("in progress", f"on {provenance.lock_owner(lock)}")
         failed = self.failure(step)
         return State("failed", failed["error"].splitlines()[0]) if failed else State("missing")
@@ -343,6 +342,14 @@ class Store:
     def memory(self, name: str) -> Segments:
         """Answers or translations kept over all experiments."""
         return Segments(self.root / "memory" / name)
+
+
+def held(lock: Path) -> bool:
+    """Whether somebody is at work under a lease: its heart beats, and its process is not known to be gone."""
+    try:
+        return time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock)
+    except FileNotFoundError:
+        return False
 
 
 def _give_back() -> None:
