@@ -8,6 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from clir_cli.errors import DataError
+
+
+class Damaged(DataError, ValueError):
+    """A file of JSON that does not parse."""
+
 
 def write_text(path: Path, write: Callable[[IO[str]], object]) -> None:
     """Let `write` fill a draft beside `path`, flush it to the disk, and rename it: after a crash the old file stands."""
@@ -29,7 +35,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a file holds that was written whole; Damaged if something has changed it since."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: {error}\n  {again(path.parent)}") from error
+
+
+def again(path: Path) -> str:
+    """How to mend what clir wrote and something has changed since."""
+    return f"If clir wrote it, delete {path}: the same `clir run` makes it again."
 
 
 def sync(folder: Path) -> None:

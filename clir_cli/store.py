@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from filelock import SoftFileLease, Timeout
 
 from clir_cli import provenance
-from clir_cli.errors import ClirError, RunError
-from clir_cli.files import read_json, sync, write_json
+from clir_cli.errors import ClirError, DataError, RunError
+from clir_cli.files import again, read_json, sync, write_json
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.progress import say, track
 from clir_cli.segments import Segments
@@ -195,6 +195,8 @@ class Store:
         """The step.json of a finished step."""
         folder = self.folder(step)
         assert folder is not None
+        if not (folder / "step.json").exists():
+            raise DataError(f"{folder} has lost step.json\n  {again(folder)}")
         record: dict[str, Any] = read_json(folder / "step.json")
         return record
 

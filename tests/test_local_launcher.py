@@ -138,7 +138,10 @@ def test_a_sweep_without_a_launcher_is_seen_from_another_shell_and_says_how_to_g
     running.communicate(timeout=60)
     said = clir("status", env=gate.env).stdout
     rows = [line.split() for line in said.splitlines()[:3]]
-    assert rows == [[str(i + 1), s, f"retriever.name={n}"] for i, (s, n) in enumerate(zip(("done", *["stopped"] * 2), "abc", strict=True))]
+    assert rows == [
+        [str(i + 1), s, f"retriever.name={n}"]
+        for i, (s, n) in enumerate(zip(("done", *["stopped"] * 2), "abc", strict=True))
+    ]
     assert "to go on: clir run -m retriever=gated retriever.name=a,b,c" in said
     assert "2, 3: stopped: nobody is at work on it" in clir("collect", code=1, env=gate.env).stdout
     gate.open("b-0")
