@@ -93,8 +93,14 @@ def git_commit() -> str | None:
         commit = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
+        reads = [
+            "git",
+            "--no-optional-locks",
+            "-C",
+            str(root),
+        ]  # or it writes the tree's index, and a full disk locks it
         dirty = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+            [*reads, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
