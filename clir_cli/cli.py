@@ -105,7 +105,10 @@ def _guarded(call: Callable[[], Any]) -> int:
     except _USAGE as error:
         error.show()
         return ConfigError.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # a file that ends too early: typer takes it for Ctrl-D
+            tell(error.__cause__)
+            return RunError.exit_code
         exec(
             ""
         )  # CPython remembers a Ctrl-C that passed through an exec() of text, and would die by the signal at exit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -149,7 +150,8 @@ class _Composer:
             if key in single:
                 problems.append(Problem("", f"{text!r}: {key} is given twice"))
             if parsed.is_sweep_override() and not multirun:
-                several = f"{text!r} asks for several experiments: add -m to sweep, or write a list as '{key}=[...]'"
+                several = f"{text!r} asks for several experiments: add -m to sweep"
+                several += "" if key in GROUPS and key != QUIRK else f", or write a list as '{key}=[...]'"
                 problems.append(Problem("", several))
             else:
                 single[key] = self._places(text, problems)
@@ -214,13 +216,7 @@ class _Composer:
                 if quoted := _quoted(text):
                     (self.parsed[text],) = self.parser.parse_overrides([quoted])
                     return self.parsed[text]
-                reason = str(error).strip().splitlines()[0]
-                problems.append(
-                    Problem(
-                        "",
-                        f"{text!r} is not an override like group=choice or node.key=value ({reason})\n    quote what holds blanks, =, (), {{}} or other than ASCII twice: 'key=\"value\"'",
-                    )
-                )
+                problems.append(Problem("", _no_override(text, str(error).strip().splitlines()[0])))
                 return None
         return self.parsed[text]
 
@@ -419,6 +415,15 @@ class _Composer:
         return None if found is None or found.parent == self.search[-1] else found
 
 
+def _no_override(text: str, reason: str) -> str:
+    """Why a text does not parse, and how it is typed if all behind its = is one text."""
+    said, (key, equals, value) = f"{text!r} is not an override like group=choice or node.key=value", text.partition("=")
+    if not equals:
+        return f"{said}: it has no ="
+    typed = shlex.quote(f"{key}={_in_quotes(value)}")
+    return f"{said} ({reason})\n    if what follows the = is one text, quote it twice: {typed}"
+
+
 def _quoted(text: str) -> str | None:
     """A plain text that the grammar takes only in quotes: a path with {lang}, blanks, other than ASCII. None for lists, dicts, sweeps."""
     key, equals, value = text.partition("=")
@@ -430,8 +435,13 @@ def _quoted(text: str) -> str | None:
         or not re.fullmatch(r"[\w.@/+~-]+", key, re.ASCII)
     ):
         return None
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{escaped}"'
+    return f"{key}={_in_quotes(value)}"
+
+
+def _in_quotes(value: str) -> str:
+    """As Hydra's grammar reads it back: a backslash is an escape before a quote only."""
+    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + m[2].replace('"', '\\"'), value)
+    return f'"{escaped}"'
 
 
 def _names(problem: Problem, key: str) -> bool:

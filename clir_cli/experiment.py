@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 import time
 import unicodedata
@@ -17,7 +18,7 @@ from clir_cli import config, ir_metadata, provenance, reranking
 from clir_cli.config import Config
 from clir_cli.docstore import Docstore
 from clir_cli.errors import DataError, many
-from clir_cli.files import read_json, write_json, write_text
+from clir_cli.files import again, read_json, write_json, write_text
 from clir_cli.progress import say
 from clir_cli.selection import select
 from clir_cli.stages import Stages, pair_label
@@ -179,8 +180,9 @@ class Experiment:
         folder = self.folder()
         if folder is None:
             return None
-        have = read_json(folder / "manifest.json")["evaluated"]
-        return folder if all(any(_covers(h, a) for h in have) for a in self.asked()) else None
+        have = evaluated(folder)
+        covered = all(any(_covers(h, a) for h in have) for a in self.asked())
+        return folder if covered and not _gone(folder) else None
 
     # Writing
 
@@ -190,6 +192,8 @@ class Experiment:
             return done
         folder = self.folder()
         if folder is not None:
+            if gone := _gone(folder):
+                raise DataError(f"{folder} has lost {', '.join(gone)}\n  {again(folder)}")
             add_evaluation(folder, self.store, self.cfg, self.asked())
             return folder
         self.place.mkdir(parents=True, exist_ok=True)
@@ -326,6 +330,19 @@ def _safe(name: str) -> str:
 # Evaluation of finished experiments -----------------------------------------------------------------------------------
 
 
+def evaluated(folder: Path) -> list[dict[str, Any]]:
+    """What an experiment's CSVs hold, by judgments; nothing if one of them was removed: they are then made again."""
+    if not all((folder / name).exists() for name in ("metrics.csv", "per_query.csv")):
+        return []
+    found: list[dict[str, Any]] = read_json(folder / "manifest.json")["evaluated"]
+    return found
+
+
+def _gone(folder: Path) -> list[str]:
+    """The files that an experiment was written with and that are not there."""
+    return [name for name in read_json(folder / "manifest.json")["files"] if not (folder / name).exists()]
+
+
 def _covers(have: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     same = all(have[k] == asked[k] for k in ("judgments", "qrels", "topics"))
     return same and set(asked["measures"]) <= set(have["measures"])
@@ -334,7 +351,7 @@ def _covers(have: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 def add_evaluation(folder: Path, store: Store, cfg: Config, asked: Sequence[Mapping[str, Any]]) -> None:
     """Add measures or judgments to a finished experiment: nothing is ranked again, the CSVs become the union atomically."""
     with _alone(store, folder):
-        have = {h["judgments"]: h for h in read_json(folder / "manifest.json")["evaluated"]}
+        have = {h["judgments"]: h for h in evaluated(folder)}
         wider = [_wider(have.get(a["judgments"]), a) for a in asked]
         if missing := [a for a in wider if have.get(a["judgments"]) != a]:
             evaluate_into(folder, f"{folder.parent.name}/{folder.name}", store, cfg, missing)
@@ -426,9 +443,10 @@ def _policy_note(row: Any, request: Mapping[str, Any]) -> str:
     counted = (
         row.topics - row.topics_without_relevant if other == "relevant" else row.topics + row.topics_without_relevant
     )
+    would_be = f"{row.other:.4f} over {counted}" if counted else "nothing, over none,"
     return (
         f"{row.measure} ({request['judgments']}) is {row.value:.4f} over {many(row.topics, 'topic')} (evaluate.topics={request['topics']}); "
-        f"it would be {row.other:.4f} over {counted} with evaluate.topics={other}"
+        f"it would be {would_be} with evaluate.topics={other}"
     )
 
 
@@ -455,8 +473,9 @@ def _counted_qrels(cfg: Config, store: Store, qrels: list[Qrel], name: str, note
                     Docstore(folder).find([unicodedata.normalize(f, i) for i in odd for f in ("NFC", "NFD")])
                 )
     if unknown := [i for i in ids if i not in known]:
-        have = many(len(unknown), f"judged document ({name}) is", f"judged documents ({name}) are")
-        text = f"{have} not in the collection, for example {unknown[0]!r}"
+        what = many(len(unknown), "judged document") if known else "all judged documents"
+        is_not = "is not" if known and len(unknown) == 1 else "are not"
+        text = f"{what} ({name}) {is_not} in the collection, for example {unknown[0]!r}"
         if alike := next(
             (a for form in ("NFC", "NFD") if (a := unicodedata.normalize(form, unknown[0])) in spelled), None
         ):
@@ -509,4 +528,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+        text = lines.read()
+    if not text.endswith("\n"):
+        raise DataError(f"{path} is damaged: its end is missing\n  {again(path)}")
+    return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from clir_cli.errors import ConfigError
+from clir_cli.errors import ConfigError, DataError
+
+
+class Damaged(DataError, ValueError):
+    """A file of JSON that does not parse."""
 
 
 def write_text(path: Path, write: Callable[[IO[str]], object]) -> None:
@@ -53,7 +57,16 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a file holds that was written whole; Damaged if something has changed it since."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: {error}\n  {again(path.parent)}") from error
+
+
+def again(path: Path) -> str:
+    """How to mend what clir wrote and something has changed since."""
+    return f"If clir wrote it, delete {path}: the same `clir run` makes it again."
 
 
 def sync(folder: Path) -> None:

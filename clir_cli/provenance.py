@@ -93,9 +93,9 @@ def git_commit() -> str | None:
         commit = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        ).stdout
+        # without optional locks, or it writes the tree's index, which a full disk leaves locked
+        status = ["git", "--no-optional-locks", "-C", str(root), "status", "--porcelain", "-uno"]
+        dirty = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+dirty" if dirty.strip() else "")

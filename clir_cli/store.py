@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from filelock import SoftFileLease, Timeout
 
 from clir_cli import provenance
-from clir_cli.errors import ClirError, RunError
-from clir_cli.files import read_json, sync, write_json
+from clir_cli.errors import ClirError, DataError, RunError
+from clir_cli.files import again, read_json, sync, write_json
 from clir_cli.fingerprints import Fingerprints
 from clir_cli.progress import say, track
 from clir_cli.segments import Segments
@@ -169,8 +169,7 @@ class Store:
             return State("undecided", "; ".join(pending(step.meaning)) or "its identity follows from what it ranks")
         if self.folder(step) is not None:
             return State("done")
-        lock = self._lock(key)
-        if lock.exists() and time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock):
+        if held(lock := self._lock(key)):
             return State("in progress", f"on {provenance.lock_owner(lock)}")
         failed = self.failure(step)
         return State("failed", failed["error"].splitlines()[0]) if failed else State("missing")
@@ -196,6 +195,8 @@ class Store:
         """The step.json of a finished step."""
         folder = self.folder(step)
         assert folder is not None
+        if not (folder / "step.json").exists():
+            raise DataError(f"{folder} has lost step.json\n  {again(folder)}")
         record: dict[str, Any] = read_json(folder / "step.json")
         return record
 
@@ -343,6 +344,14 @@ class Store:
     def memory(self, name: str) -> Segments:
         """Answers or translations kept over all experiments."""
         return Segments(self.root / "memory" / name)
+
+
+def held(lock: Path) -> bool:
+    """Whether somebody is at work under a lease: its heart beats, and its process is not known to be gone."""
+    try:
+        return time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock)
+    except FileNotFoundError:
+        return False
 
 
 def _give_back() -> None:

@@ -156,7 +156,7 @@ def test_peer_is_of_the_whole_pool_and_says_when_it_says_nothing(pool: Clir, fou
     assert found["en", "en+de", "PEER@2"] == pytest.approx(math.erfc(math.sqrt(0.5)))  # chi2 > 1, one degree of freedom
     (one, _) = sorted(pool.runs.glob("numbers.*/by_hand-*"))
     done = pool("bias", str(one), "-k", "2")
-    assert "PEER@2 says nothing here: no topic has two relevant documents in one language" in done.stderr
+    assert "PEER@2 says nothing here: no topic has two relevant documents of one grade in one language" in done.stderr
     assert (one / "bias.csv").exists(), "one experiment's values lie in its own folder"
 
 

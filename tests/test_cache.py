@@ -146,6 +146,27 @@ def test_rot_and_half_written_folders_are_found_and_mended(clir: Clir) -> None:
 # Pruning --------------------------------------------------------------------------------------------------------------
 
 
+def test_a_damaged_experiment_is_named_and_its_lost_measures_are_made_again(clir: Clir) -> None:
+    folder = clir.experiment("reranker=oracle")
+    metrics = (folder / "metrics.csv").read_bytes()
+    run = ["run", "reranker=oracle"]
+    (folder / "metrics.csv").write_bytes(metrics[:-9])
+    assert "metrics.csv is damaged: its end is missing" in clir(*run, code=2).stderr
+    (folder / "metrics.csv").unlink()
+    assert "nDCG@10" in clir(*run).stdout, "they are made again of the ranking"
+    assert (folder / "metrics.csv").read_bytes() == metrics
+    (folder / "run.trec").unlink()
+    said = clir(*run, code=2).stderr
+    assert f"{folder} has lost run.trec" in said and f"delete {folder}: the same `clir run` makes it again" in said
+    (folder / "manifest.json").write_text('{"steps')
+    assert f"{folder}/manifest.json is damaged" in clir(*run, code=2).stderr
+    others = clir("list")
+    assert f"left out: {folder}/manifest.json is damaged" in others.stderr
+    shutil.rmtree(folder)
+    (only(clir.runs, "retrieve") / "step.json").unlink()
+    assert "has lost step.json" in clir(*run, code=2).stderr
+
+
 def test_nothing_is_deleted_before_yes_is_said(clir: Clir) -> None:
     root = clir.runs
     before = sorted(root.rglob("*"))

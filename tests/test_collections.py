@@ -156,7 +156,9 @@ def test_neuclir_2022_keeps_the_judgments_of_the_documents_language(elsewhere: P
     with pytest.raises(DataError, match="no judgments of documents in 'fa': the second column has 0"):
         fa.read_qrels("qrels")
     put(elsewhere, "https://trec.nist.gov/data/neuclir/2022/2022-qrels.all", b"0 fas d1 3\n1 fas d2 0.5\n")
-    with pytest.raises(DataError, match=r"2022-qrels.all:2: expected an integer as relevance, got '0.5': '1 fas d2 0.5'"):
+    with pytest.raises(
+        DataError, match=r"2022-qrels.all:2: expected an integer as relevance, got '0.5': '1 fas d2 0.5'"
+    ):
         fa.read_qrels("qrels")
 
 

@@ -195,7 +195,9 @@ def test_types_are_strict() -> None:
 
 
 def test_several_values_without_m_are_explained() -> None:
-    assert "add -m" in refused("retriever=bm25,bm25_dt")
+    said = refused("retriever=bm25,bm25_dt")
+    assert "add -m" in said and "write a list" not in said, "a group takes one choice"
+    assert "or write a list as 'retriever.k1=[...]'" in refused("retriever.k1=1,2")
 
 
 def test_a_path_with_places_needs_no_quotes_within_quotes() -> None:
@@ -207,6 +209,28 @@ def test_a_path_with_places_needs_no_quotes_within_quotes() -> None:
         "dataset.doc_lang=yo",
     )
     assert (cfg.dataset.docs, cfg.dataset.topics) == ("/x/d.{lang}.tsv", str(Path.cwd() / "t {lang}.tsv"))
+
+
+def test_a_pattern_keeps_its_backslashes_and_one_that_looks_like_a_list_is_told_how_to_be_typed() -> None:
+    files = (
+        "dataset=files",
+        "dataset.docs=d.tsv",
+        "dataset.topics=t.tsv",
+        "dataset.query_lang=en",
+        "dataset.doc_lang=yo",
+    )
+    assert one(*files, r"dataset.aligned=(\d+)-x").dataset.aligned == r"(\d+)-x"
+    typed = r'''dataset.aligned="[\w]+-(.*)"'''
+    assert f"quote it twice: '{typed}'" in refused(*files, r"dataset.aligned=[\w]+-(.*)")
+    assert one(*files, typed).dataset.aligned == r"[\w]+-(.*)"
+    assert "it has no =" in refused("retriever")
+
+
+def test_several_languages_in_one_code_are_told_how_a_pool_is_asked_for() -> None:
+    said = refused(
+        "dataset=files", "dataset.docs=d.tsv", "dataset.topics=t.tsv", "dataset.query_lang=en", "dataset.doc_lang=de+fr"
+    )
+    assert "'de+fr' is no language" in said and "doc_lang=[de,fr]" in said
 
 
 def test_an_unknown_language_is_refused_with_the_nearest() -> None:

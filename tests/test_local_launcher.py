@@ -120,9 +120,33 @@ def test_stopping_a_sweep_stops_its_workers_and_keeps_finished_shards(
         assert "the same command goes on from there" in err
         gate.open("a-2")
     until(lambda: not workers(clir), "the workers gone")
+    assert statuses(clir, gate)[0] == "stopped"  # a worker that nobody stopped may have written the other cell
     clir(*sweep, env=gate.env)
     assert sorted(gate.said("made")) == [(name, str(i)) for name in "ab" for i in range(SHARDS)]
     assert not list((clir.runs / "locks").glob("*.lock"))
+
+
+def test_a_sweep_without_a_launcher_is_seen_from_another_shell_and_says_how_to_go_on_once_it_is_stopped(
+    clir: Clir, gate: Gate
+) -> None:
+    gate.ask("hold-b-0")
+    sweep = ["run", "-m", "retriever=gated", "retriever.name=a,b,c"]
+    running = clir.start(*sweep, env=gate.env)
+    until(lambda: ("b", "0") in gate.said("started"), "the second cell under way")
+    assert statuses(clir, gate) == ["done", "running", "pending"]
+    running.kill()
+    running.communicate(timeout=60)
+    said = clir("status", env=gate.env).stdout
+    rows = [line.split() for line in said.splitlines()[:3]]
+    assert rows == [
+        [str(i + 1), s, f"retriever.name={n}"]
+        for i, (s, n) in enumerate(zip(("done", *["stopped"] * 2), "abc", strict=True))
+    ]
+    assert "to go on: clir run -m retriever=gated retriever.name=a,b,c" in said
+    assert "2, 3: stopped: nobody is at work on it" in clir("collect", code=1, env=gate.env).stdout
+    gate.open("b-0")
+    assert "2 done, 1 cached" in clir(*sweep, env=gate.env).stdout
+    assert set(statuses(clir, gate)) == {"done"}
 
 
 def test_steps_that_load_one_model_are_made_by_one_process(clir: Clir, gate: Gate, tmp_path: Path) -> None:

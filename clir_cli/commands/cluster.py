@@ -31,7 +31,7 @@ def status(sweep: Sweep = None, runs: Runs = None, as_json: Json = False) -> Non
     if as_json:
         print(listing.dumps({"sweep": str(found.folder), "cells": sweeps.rows(found.plan, outcomes)}))
     else:
-        print("\n".join(jobs.status(found, outcomes)), found.folder, sep="\n")
+        print(folded("\n".join(jobs.status(found, outcomes)), sys.stdout), found.folder, sep="\n")
 
 
 def logs(

@@ -77,6 +77,10 @@ class TestCollection:
         if not isinstance(self.queries, str):  # the command line reads [11,237] as numbers
             object.__setattr__(self, "queries", tuple(map(str, self.queries)))
         for code in (self.query_lang, *self.doc_langs):
+            if "+" in code:
+                raise ValueError(
+                    f"{code!r} is no language; documents of several are a pool: doc_lang=[{code.replace('+', ',')}]"
+                )
             language(code)
         if len(set(self.doc_langs)) != len(self.doc_langs):
             raise ValueError(f"doc_lang names a language twice: {'+'.join(self.doc_langs)}")

@@ -146,7 +146,9 @@ class _Seen:
             by_topic.setdefault(str(query), []).append(self._probability(part, after.get(query, 0)))
         yield self.row(self.label, f"PEER@{k}", float(np.mean([np.mean(found) for found in by_topic.values()])))
         if (ranked.groupby(["query_id", "relevance", "lang"]).size() == 1).all():
-            say(f"{self.one.name}: PEER@{k} says nothing here: no topic has two relevant documents in one language")
+            say(
+                f"{self.one.name}: PEER@{k} says nothing here: no topic has two relevant documents of one grade in one language"
+            )
 
     @staticmethod
     def _probability(part: pd.DataFrame, after: int) -> float:

@@ -17,6 +17,7 @@ from clir_cli.plan import Plan, Planned
 from clir_cli.steps import Step
 
 CANCELLED = "cancelled: the same `clir run` goes on from the last finished shard"
+STOPPED = "nobody is at work on it: the same `clir run` goes on from what is finished"
 ENDED = "ended"  # in the file that says what a job makes now: it came to its own end
 TAIL = 3  # lines of a job's log that say why it died
 
@@ -83,6 +84,7 @@ class Campaign:
     note: Mapping[str, Any]  # sweep.json
     jobs: dict[str, Record] = field(default_factory=dict)  # by key
     queued: dict[str, Seen] = field(default_factory=dict)  # as last seen
+    left: bool = False  # nobody is at work on it: what is not done waits for the same command
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.plan.store.root)
@@ -109,6 +111,7 @@ class Campaign:
     def look(self) -> None:
         """See what is there, ask the queue, and settle the jobs that ended since the last time."""
         self._see()
+        self.left = self.note["launcher"] != "slurm" and frozen.is_left(self.folder)
         if not queue.installed() or not (self.jobs or self.note["launcher"] == "slurm"):
             return
         self.queued = queue.seen()
@@ -216,6 +219,8 @@ class Campaign:
             return Outcome(item, "running")
         if (failure := self.failed.get(str(item.number))) is not None:
             return Outcome(item, failure[0], error=RunError(failure[1]))
+        if self.left:
+            return Outcome(item, "stopped", error=RunError(STOPPED))
         if not lacks:
             return Outcome(item, "running")
         return Outcome(item, "cancelled", error=RunError(CANCELLED)) if self.cancelled else Outcome(item, "pending")

@@ -6,10 +6,15 @@ import contextlib
 import gzip
 import json
 import re
+import shlex
+import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from filelock import SoftFileLease
 
 from clir_cli import provenance
 from clir_cli.compose import Cell
@@ -19,9 +24,10 @@ from clir_cli.launchers.outcome import Outcome
 from clir_cli.ledger import Budget, Ledger
 from clir_cli.plan import Plan
 from clir_cli.steps import digest
-from clir_cli.store import Store
+from clir_cli.store import LEASE, Store, held
 
 NOTE = "sweep.json"  # of a sweep folder: which cells it has, since when, and what may be spent
+AT_WORK = ".at_work"  # of a sweep folder: a lease of each command of this machine's processes that works on it
 FAILED = "failed.json"  # of a sweep whose command has ended: number of a cell -> its state and error
 
 
@@ -44,6 +50,7 @@ def freeze(plan: Plan, folder: Path, launcher: str, **more: Any) -> str:
         "cells": name,
         "begun": provenance.now(),
         "launcher": launcher,
+        "command": shlex.join(["clir", *sys.argv[1:]]),
         "ledgers": ledgers,
         "cached": [],
         "refused": {},
@@ -65,8 +72,10 @@ def noted(folder: Path, finished: Callable[[Outcome], None]) -> Iterator[Callabl
     """What to call with every outcome, instead of `finished`; the failures are noted when the sweep ends, however it does.
 
     The store has those of steps; a model that is not here or a check that refuses a cell belongs to no step.
+    Until the end a lease says that somebody is at work.
     """
     found: dict[str, tuple[str, str]] = {}
+    lease = SoftFileLease(folder / f"{AT_WORK}-{uuid.uuid4().hex}", lease_duration=LEASE)
 
     def heard(outcome: Outcome) -> None:
         if (error := outcome.error) is not None:
@@ -74,12 +83,18 @@ def noted(folder: Path, finished: Callable[[Outcome], None]) -> Iterator[Callabl
             found[str(outcome.cell.number)] = (outcome.status, what)
         finished(outcome)
 
-    try:
-        yield heard
-    finally:
-        with contextlib.suppress(OSError):  # a full disk is the reason of the failures, and told with them
-            if found:
-                write_json(folder / FAILED, found)
+    with lease:
+        try:
+            yield heard
+        finally:
+            with contextlib.suppress(OSError):  # a full disk is the reason of the failures, and told with them
+                if found:
+                    write_json(folder / FAILED, found)
+
+
+def is_left(folder: Path) -> bool:
+    """Whether nobody is at work on a sweep of this machine's processes: its command has ended, was stopped or died."""
+    return not any(held(lease) for lease in folder.glob(f"{AT_WORK}-*"))
 
 
 def failures(folder: Path) -> dict[str, tuple[str, str]]:

@@ -12,8 +12,9 @@ from clir_cli.plan import Plan, Planned
 from clir_cli.steps import Step
 from clir_cli.store import Store
 
-STATES = ("done", "cached", "running", "pending", "failed", "timeout", "oom", "cancelled", "invalid")
+STATES = ("done", "cached", "running", "pending", "stopped", "failed", "timeout", "oom", "cancelled", "invalid")
 MENDS = {
+    errno.ENOENT: "if clir wrote it, delete its folder (`clir cache verify` lists all that have lost a file)",
     errno.ENOSPC: "make room (`clir cache` lists what takes it)",
     errno.EDQUOT: "make room in your quota (`clir cache` lists what takes it)",
     errno.EROFS: "make the folder writable or work in another one,",

@@ -395,6 +395,7 @@ class _Adders:
     def _work(self, writer: Java, main: str, vectors: bool) -> None:
         from jnius import detach
 
+        batch: Sequence[tuple[str, Mapping[str, str]]] | None = ()
         try:
             with _one_caller:
                 adder = _Adder(writer, main, vectors)
@@ -402,11 +403,12 @@ class _Adders:
                 if not self.failed:
                     adder.add(batch)
             if not self.failed:
-                writer.flushNextBuffer()  # every thread one, at the same time; `close` would write one after the other
+                with _java_errors("writing an index"):
+                    writer.flushNextBuffer()  # every thread one, at the same time; `close` would write one after the other
         except BaseException as error:
             self.failed.append(error)
-            while self.batches.get() is not None:  # or `add` would wait for room for ever
-                pass
+            while batch is not None:  # or `add` would wait for room for ever; the end comes once for each thread
+                batch = self.batches.get()
         finally:
             detach()
 

@@ -44,7 +44,8 @@ def status(found: Campaign, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """A line per cell, with the first line of its error; then the counts, and the jobs that are queued."""
     long = len(outcomes) > SHOWN
     first = sorted(outcomes, key=lambda o: long and o.status in {"done", "cached"})[:SHOWN]
-    rows = [(str(o.cell.number), o.status, _name(o.cell), sweep.brief(o.error)) for o in first]
+    common = set[str].intersection(*(set(o.cell.cell.overrides) for o in outcomes)) if len(outcomes) > 1 else set[str]()
+    rows = [(str(o.cell.number), o.status, _name(o.cell, common), _why(o)) for o in first]
     yield from aligned(rows, right={0})
     if long:
         more = len(outcomes) - SHOWN
@@ -54,10 +55,18 @@ def status(found: Campaign, outcomes: Sequence[Outcome]) -> Iterator[str]:
         running = sum(job.means == "running" for job in jobs)
         yield f"{many(len(jobs), 'job')}: {running} running, {len(jobs) - running} waiting"
     yield sweep.counted(outcomes)
+    if any(outcome.status == "stopped" for outcome in outcomes):
+        yield f"nobody is at work on what is stopped; to go on: {found.note['command']}"
 
 
-def _name(item: Planned) -> str:
-    return " ".join(item.cell.overrides) or (item.experiment.name if item.experiment else "")
+def _name(item: Planned, common: set[str]) -> str:
+    """What a cell was asked that the others were not."""
+    own = [text for text in item.cell.overrides if text not in common]
+    return " ".join(own) or (item.experiment.name if item.experiment else "")
+
+
+def _why(outcome: Outcome) -> str:
+    return "" if outcome.status == "stopped" else sweep.brief(outcome.error)  # said once, below
 
 
 def logs(found: Campaign, cell: str) -> Iterator[str]:

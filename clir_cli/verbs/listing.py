@@ -93,9 +93,14 @@ def experiments(root: Path, as_json: bool) -> str:
     """A line per finished experiment: its folder, when it was made, its main measure."""
     rows: Rows = []
     for manifest in sorted(root.glob("*.*/[!.]*/manifest.json")):
-        metrics = [r for r in read_rows(manifest.parent / "metrics.csv") if r["stage"] == "final"]
+        try:
+            made = read_json(manifest)["made"][:19]
+            metrics = [r for r in read_rows(manifest.parent / "metrics.csv") if r["stage"] == "final"]
+        except DataError as error:  # the others are there
+            say(f"left out: {error}")
+            continue
         rows.append({
-            "experiment": str(manifest.parent), "made": read_json(manifest)["made"][:19],
+            "experiment": str(manifest.parent), "made": made,
             "measure": metrics[0]["measure"] if metrics else None, "value": float(metrics[0]["value"]) if metrics else None,
         })  # fmt: skip
     if as_json:
