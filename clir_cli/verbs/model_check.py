@@ -16,6 +16,7 @@ from clir_cli.errors import ConfigError
 from clir_cli.models import assembly, encoding, hub
 from clir_cli.models.laser import UNK, readable
 from clir_cli.rerankers.cross_encoder import PairReranker
+from clir_cli.rerankers.none import Keep
 from clir_cli.retrievers.dense import Dense
 from clir_cli.retrievers.laser import Laser
 from clir_cli.retrievers.single_vector import SingleVector, Task
@@ -43,7 +44,8 @@ def models(cfg: Config) -> list[list[str]]:
     Raises ConfigError, LanguageError or MissingModel for what would encode something else in silence.
     """
     retrievers = [list(_retriever(part)) for part in cfg.parts or (cfg,)]
-    return [*retrievers, *(list(_reranker(part)) for part in cfg.cascade or (cfg,))]
+    rerankers = [part for part in cfg.cascade or (cfg,) if not isinstance(part.reranker, Keep)]
+    return [*retrievers, *(list(_reranker(part)) for part in rerankers)]
 
 
 def _retriever(cfg: Config) -> Iterator[str]:
