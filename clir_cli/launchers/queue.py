@@ -79,7 +79,10 @@ def cancel(jobs: Iterable[str]) -> None:
 def ask(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RunError(f"{command[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise RunError(
+            f"{command[0]} failed: {done.stderr.strip() or done.stdout.strip()}\n"
+            "  if the cluster cannot be reached from here, give the command on a login node"
+        )
     return done.stdout
 
 
