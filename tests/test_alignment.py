@@ -22,9 +22,15 @@ from clir_cli.types import Text
 
 TATOEBA = SHARED / "data" / "tatoeba"
 CONFIGS = Path(__file__).parent / "configs"
-RNG = np.random.default_rng(7)
-X = RNG.normal(size=(40, 6)).astype(np.float32) + 0.3
-Y = (X @ RNG.normal(size=(6, 6)) + 0.5 * RNG.normal(size=(40, 6))).astype(np.float32)
+_drawn = np.random.default_rng(7)
+X = _drawn.normal(size=(40, 6)).astype(np.float32) + 0.3
+Y = (X @ _drawn.normal(size=(6, 6)) + 0.5 * _drawn.normal(size=(40, 6))).astype(np.float32)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same numbers for a test, whichever tests ran before it."""
+    return np.random.default_rng(7)
 
 
 def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -60,8 +66,8 @@ def test_alignment_and_uniformity_are_those_of_wang_and_isola() -> None:
     assert geometry.uniformity(np.ones((5, 3))) == pytest.approx(0, abs=1e-6), "all in one point"
 
 
-def test_cka_sees_through_rotation_scale_and_shift_and_equals_its_gram_form() -> None:
-    rotation, _ = np.linalg.qr(RNG.normal(size=(6, 6)))
+def test_cka_sees_through_rotation_scale_and_shift_and_equals_its_gram_form(rng: np.random.Generator) -> None:
+    rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     assert geometry.linear_cka(X, 3 * X @ rotation + 5) == pytest.approx(1)
     centre = np.eye(len(X)) - 1 / len(X)
     k, other = (centre @ v.astype(float) @ v.T @ centre for v in (X, Y))
@@ -69,8 +75,8 @@ def test_cka_sees_through_rotation_scale_and_shift_and_equals_its_gram_form() ->
     assert geometry.linear_cka(X, Y) == pytest.approx(expected)
 
 
-def test_debiased_cka_of_unrelated_texts_is_0_where_the_plain_one_is_not() -> None:
-    pairs = [(RNG.normal(size=(20, 50)), RNG.normal(size=(20, 50))) for _ in range(200)]
+def test_debiased_cka_of_unrelated_texts_is_0_where_the_plain_one_is_not(rng: np.random.Generator) -> None:
+    pairs = [(rng.normal(size=(20, 50)), rng.normal(size=(20, 50))) for _ in range(200)]
     assert np.mean([geometry.linear_cka(a, b) for a, b in pairs]) > 0.6
     assert abs(np.mean([geometry.debiased_cka(a, b) for a, b in pairs])) < 0.01
     assert geometry.debiased_cka(X, 2 * X + 1) == pytest.approx(1)
@@ -81,23 +87,25 @@ def test_debiased_cka_of_unrelated_texts_is_0_where_the_plain_one_is_not() -> No
 # One language ---------------------------------------------------------------------------------------------------------
 
 
-def test_anisotropy_is_the_mean_cosine_of_two_texts_and_a_dimension_has_its_part_of_it() -> None:
+def test_anisotropy_is_the_mean_cosine_of_two_texts_and_a_dimension_has_its_part_of_it(
+    rng: np.random.Generator,
+) -> None:
     table = cosines(X, X)
     expected = np.mean([table[i, j] for i, j in combinations(range(len(X)), 2)])
     assert geometry.anisotropy(X) == pytest.approx(expected, abs=1e-6)
-    loud = np.concatenate([X @ np.ones((6, 30)) * 0.01 + RNG.normal(size=(40, 30)), np.full((40, 1), 50.0)], axis=1)
+    loud = np.concatenate([X @ np.ones((6, 30)) * 0.01 + rng.normal(size=(40, 30)), np.full((40, 1), 50.0)], axis=1)
     found = geometry.outliers(loud)
     assert (found.dimensions, found.strongest) == ((30,), 30) and found.share > 0.95
-    assert geometry.outliers(RNG.normal(size=(2000, 20))).dimensions == ()
+    assert geometry.outliers(rng.normal(size=(2000, 20))).dimensions == ()
 
 
 # The probe ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("classes", "c"), [(3, 0.5), (2, 1.0)])
-def test_logistic_regression_is_scikit_learns(classes: int, c: float) -> None:
-    labels = RNG.integers(0, classes, size=120)
-    x = RNG.normal(size=(120, 5)) + labels[:, None] * 0.4
+def test_logistic_regression_is_scikit_learns(rng: np.random.Generator, classes: int, c: float) -> None:
+    labels = rng.integers(0, classes, size=120)
+    x = rng.normal(size=(120, 5)) + labels[:, None] * 0.4
     theirs = LogisticRegression(C=c, tol=1e-8, max_iter=2000).fit(x, labels)
     weights, bias = geometry.logistic_regression(x, labels, classes, penalty=2.0)
     logits = x @ weights + bias
@@ -105,9 +113,9 @@ def test_logistic_regression_is_scikit_learns(classes: int, c: float) -> None:
     assert np.abs(ours - theirs.predict_proba(x)).max() < 1e-3
 
 
-def test_the_probe_finds_a_language_that_is_shifted_and_none_where_there_is_none() -> None:
-    x = RNG.normal(size=(200, 10))
-    assert geometry.language_probe({"de": x, "en": x + RNG.normal(size=x.shape) * 0.1 + 2}) == 1
+def test_the_probe_finds_a_language_that_is_shifted_and_none_where_there_is_none(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(200, 10))
+    assert geometry.language_probe({"de": x, "en": x + rng.normal(size=x.shape) * 0.1 + 3}) == 1
     assert geometry.language_probe({"de": x, "en": x}) == pytest.approx(0.5, abs=0.01), "equal texts stay in one fold"
 
 
