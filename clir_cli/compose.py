@@ -348,7 +348,7 @@ class _Composer:
         """The complete plain configuration of a cell: parts composed by name, paths absolute, labels and names added."""
         plain, base = self.compose(overrides)
         self._place(plain, base)
-        _pair(plain.get("dataset"))
+        _spelled_out(plain.get("dataset"))
         plain |= {"names": dict(base.names), "labels": self._labels(plain, base, overrides)}
         self._parts(plain, overrides)
         for stage, side in itertools.product(("retrieve", "rerank"), ("query_translator", "doc_translator")):
@@ -533,11 +533,11 @@ def beside(value: Any, folder: Path, is_model: bool) -> Any:
     return str(folder / value)
 
 
-def _pair(dataset: Any) -> None:
-    """`pair=en-de` is query_lang=en and doc_lang=de; a split that looks like a number is a name."""
+def _spelled_out(dataset: Any) -> None:
+    """What short spellings of a collection mean: pair=en-de is query_lang=en and doc_lang=de, split=2015 the name "2015"."""
     if not isinstance(dataset, dict):
         return
-    if type(dataset.get("split")) is int:  # the command line reads split=2015 so
+    if type(dataset.get("split")) is int:
         dataset["split"] = str(dataset["split"])
     if not dataset.get("pair"):
         return

@@ -438,6 +438,9 @@ REFUSED: dict[str, tuple[str, str | bytes, Reader, str]] = {
     "translations, a number": (
         "t.jsonl", line(id="d1", title="a", text=5), lambda p: Provided(file=str(p)).read_file("de", "en"), "t.jsonl:1: expected text as text, found 5",
     ),
+    "translations, a zero": (
+        "t.jsonl", line(id="d1", text=0), lambda p: Provided(file=str(p)).read_file("de", "en"), "t.jsonl:1: expected text as text, found 0",
+    ),
     "a table, nested too deep": ("t.json", "[" * 100_000, translation_table.read, "t.json:1: not JSON (nested too deep)"),
     "parallel lines, a gzip file that is cut off": (
         "p.gz", CUT, lambda p: list(translation_table.read_parallel([p, p])), "p.gz is not a complete gzip file",

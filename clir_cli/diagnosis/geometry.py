@@ -152,9 +152,10 @@ def language_probe(vectors: Mapping[str, Vectors], folds: int = 5, penalty: floa
     """How often a linear classifier names a text's language from its vector, in [0, 1]; 1 / languages is chance.
 
     Multinomial logistic regression with an L2 penalty of |W|^2 / 2 (scikit-learn's C = 1 / `penalty`; of two languages, for
-    which it has one row of weights in place of two, C = 2 / `penalty`), on dimensions scaled to mean 0 and deviation 1 by the training texts, in `folds`-fold cross-validation: line i is in fold i modulo
-    folds in every language, so a text is never judged by a classifier that saw its translation (Libovický et al. 2020 probe
-    for language identity on sentence vectors in the same spirit).
+    which it has one row of weights in place of two, C = 2 / `penalty`), on dimensions scaled to mean 0 and deviation 1 by
+    the training texts, in `folds`-fold cross-validation: line i is in fold i modulo folds in every language, so a text is
+    never judged by a classifier that saw its translation (Libovický et al. 2020 probe for language identity on sentence
+    vectors in the same spirit).
     """
     import numpy as np
 

@@ -367,8 +367,9 @@ def heap_pairs(n: int, top: int, released: bool = False) -> Sort:
 def quick_select(n: int, top: int) -> Sort:
     """Partition by a pivot, all comparisons with it in one round, until the first `top` stand alone, then sort those alike.
 
-    About 2 n + top log2 top comparisons in some 2 log2 n rounds; never more than all pairs. The pivot is the document at rank `top` of the prior
-    ranking, or in the middle of a part; what the judge cannot tell from it stays on the pivot's side of the prior order.
+    About 2 n + top log2 top comparisons in some 2 log2 n rounds; never more than all pairs. The pivot is the document at
+    rank `top` of the prior ranking, or in the middle of a part; what the judge cannot tell from it stays on the pivot's
+    side of the prior order.
     """
     return (yield from _quick(list(range(n)), top))
 

@@ -137,7 +137,7 @@ def _entries(path: Path) -> Iterator[tuple[int, str, dict[str, str]]]:
 def _json_entry(path: Path, number: int, line: str) -> tuple[str, object, dict[str, str]]:
     row = parse_object(path, number, line)
     name = next((n for n in IDS if n in row), None)
-    fields = {k: v or "" for k, v in row.items() if k != name}  # null is no text
+    fields = {k: "" if v is None else v for k, v in row.items() if k != name}  # null is no text
     if name is None or not fields:
         raise DataError(f"{path}:{number}: expected an id ({', '.join(IDS)}) and a text, found {', '.join(row)}")
     if strange := [k for k, v in fields.items() if not isinstance(v, str)]:

@@ -56,7 +56,7 @@ def status(found: Campaign, outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield f"{many(len(jobs), 'job')}: {running} running, {len(jobs) - running} waiting"
     yield sweep.counted(outcomes)
     if any(outcome.status == "stopped" for outcome in outcomes):
-        yield f"nobody is at work on what is stopped; to go on: {found.note['command']}"
+        yield f"nobody is at work on what is stopped; to go on: {found.note.get('command', 'the same `clir run`')}"
 
 
 def _name(item: Planned, common: set[str]) -> str:
