@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,8 +63,35 @@ class Sweeps:
         own = {json.loads(path.read_text())["id"] for path in self.clir.runs.glob("sweeps/*/jobs/*.json")}
         return {job: state for job, state in self.cluster.states().items() if job.split("_")[0] in own}
 
+    def pickles(self) -> list[bytes]:
+        """What submitit kept, one for each job that was queued."""
+        return [path.read_bytes() for path in self.clir.runs.glob("sweeps/*/jobs/*/*_submitted.pkl")]
+
     def made_once(self, names: str) -> bool:
         return sorted(self.gate.said("made")) == [(name, str(i)) for name in names for i in range(SHARDS)]
+
+
+class SlowSqueue:
+    """A `squeue` in `folder` that answers as many questions as it may."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.most = folder, folder / "most"
+        folder.mkdir()
+        (folder / "squeue").write_text(
+            f'#!/bin/sh\ncd "{folder}"\necho >> asked\nnumber=$(wc -l < asked)\n'
+            'while [ -e most ] && [ "$number" -gt "$(cat most)" ]; do sleep 0.05; done\n'
+            f'exec {shutil.which("squeue")} "$@"\n'
+        )
+        (folder / "squeue").chmod(0o755)
+
+    def asked(self) -> int:
+        return len((self.folder / "asked").read_text().splitlines())
+
+    def answer(self, most: int) -> None:
+        """Leave the question after so many waiting."""
+        (self.folder / "new").write_text(str(most))
+        (self.folder / "new").rename(self.most)
+        until(lambda: self.asked() > most, "a question that waits")
 
 
 @pytest.fixture
@@ -84,8 +113,8 @@ def test_twelve_cells_are_made_by_jobs_that_wait_for_one_another(sweeps: Sweeps)
     paid = [row["step"] for row in sweeps.table("costs.csv") if row["cached"] == "false"]
     assert sorted(paid) == sorted({row["step"] for row in sweeps.table("costs.csv")}), "each step was made, and once"
     assert set(sweeps.jobs().values()) == {"COMPLETED"}
-    pickles = [path.read_bytes() for path in sweeps.clir.runs.glob("sweeps/*/jobs/*/*_submitted.pkl")]
-    assert len(pickles) == len(sweeps.jobs()) and max(map(len, pickles)) < 2000, "a path and a key"
+    assert len(sweeps.pickles()) == len(sweeps.jobs()), "each job was queued once"
+    assert max(map(len, sweeps.pickles())) < 2000, "a path and a key"
     assert not list((sweeps.clir.runs / "queue").iterdir())
     assert "12 cells: 12 cached" in sweeps(*SLURM, *grid)
     assert sweeps.statuses() == ["cached"] * 12
@@ -155,6 +184,32 @@ def test_two_sweeps_at_once_make_what_they_share_once(sweeps: Sweeps) -> None:
     steps = {row["step"]: row["cached"] for row in sweeps.table("costs.csv", "second-*")}
     (shared,) = (path.name for path in sweeps.clir.runs.glob("steps/index/gated?name=b*"))
     assert steps[f"index/{shared}".replace("_name=b_", "[name=b]")] == "true", "the second sweep did not pay for it"
+
+
+def test_a_step_that_is_made_while_slurm_is_asked_is_not_queued_again(sweeps: Sweeps, tmp_path: Path) -> None:
+    sweeps.gate.ask("hold-a-1", "hold-b-1", "hold-c-1")
+    squeue = SlowSqueue(tmp_path / "slow")
+    sweeps.env["PATH"] = f"{squeue.folder}:{os.environ['PATH']}"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(f'"{name}"')
+    one, two = tmp_path / "one", tmp_path / "two"  # a and b have one model, and are made by one job
+    axes = ["retriever.name=a,b,c", f"retriever.weights={one},{one},{two}", "--zip", "retriever.name,retriever.weights"]
+    running = sweeps.start(*SLURM, "retriever=gated", *axes)
+    until(lambda: {("a", "1"), ("c", "1")} <= set(sweeps.gate.said("started")), "both jobs at work")
+    answered = squeue.asked() + 1
+    squeue.answer(answered)
+    sweeps.gate.open("c-1")
+    until(lambda: list(sweeps.jobs().values()).count("COMPLETED") == 3, "the job of c at its end")
+    squeue.answer(answered + 1)  # that it has ended; then, what to queue now
+    sweeps.gate.open("a-1")
+    until(lambda: ("b", "1") in sweeps.gate.said("started"), "a made while Slurm was asked")
+    squeue.most.unlink()
+    until(lambda: squeue.asked() > answered + 3, "asked some more")
+    sweeps.gate.open("b-1")
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 0 and "3 cells: 3 done" in out, err
+    assert len(sweeps.pickles()) == len(sweeps.jobs()) == 4, "documents, topics, a and b, c"
 
 
 def test_an_array_shares_the_shards_of_a_step(sweeps: Sweeps) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clir_cli.errors import RunError
-from clir_cli.files import read_json, write_json
+from clir_cli.files import read_json, write_json, write_text
 from clir_cli.launchers import frozen, queue
 from clir_cli.launchers.outcome import Outcome, broken
 from clir_cli.launchers.queue import Seen
@@ -63,16 +63,24 @@ class Registry:
         self.folder = root / "queue"
 
     def job(self, promise: str) -> str | None:
-        note = self.folder / promise
-        return note.read_text(encoding="utf-8") if note.exists() else None
+        try:
+            return (self.folder / promise).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
 
-    def note(self, promises: Iterable[str], job: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for promise in promises:
-            (self.folder / promise).write_text(job, encoding="utf-8")
+    def note(self, job: Record) -> None:
+        for order in job.orders:
+            write_text(self.folder / order.promise, lambda out: out.write(job.id))
 
-    def forget(self, promise: str) -> None:
+    def made(self, promise: str) -> None:
+        """Take back the note on a step that is there."""
         (self.folder / promise).unlink(missing_ok=True)
+
+    def forget(self, job: Record) -> None:
+        """Take back the notes on a job, not those of others on the same steps."""
+        for order in job.orders:
+            if self.job(order.promise) == job.id:
+                self.made(order.promise)
 
 
 @dataclass
@@ -84,6 +92,7 @@ class Campaign:
     note: Mapping[str, Any]  # sweep.json
     jobs: dict[str, Record] = field(default_factory=dict)  # by key
     queued: dict[str, Seen] = field(default_factory=dict)  # as last seen
+    making: dict[Step, str] = field(default_factory=dict)  # the job that is to make a step, of this sweep or another
     left: bool = False  # nobody is at work on it: what is not done waits for the same command
 
     def __post_init__(self) -> None:
@@ -109,19 +118,19 @@ class Campaign:
         return campaign
 
     def look(self) -> None:
-        """See what is there, ask the queue, and settle the jobs that ended since the last time."""
-        self._see()
-        self.left = self.note["launcher"] != "slurm" and frozen.is_left(self.folder)
-        if not queue.installed() or not (self.jobs or self.note["launcher"] == "slurm"):
-            return
-        self.queued = queue.seen()
-        if ended := [j for j in self.jobs.values() if j.id and j.state == "queued" and not self.alive(j.id)]:
-            self._see()  # what they made until just now
-        for job in ended:
-            self._settle(job, self.queued.get(job.id))
+        """See who makes what, ask the queue, see what is there, and settle the jobs that ended since the last time.
 
-    def _see(self) -> None:
+        In this order: a worker keeps a step before it takes its note back, so what is missing and has no job had none.
+        """
+        self.left = self.note["launcher"] != "slurm" and frozen.is_left(self.folder)
+        if asks := queue.installed() and bool(self.jobs or self.note["launcher"] == "slurm"):
+            notes = ((step, self.registry.job(self.plan.store.promise(step))) for step in self.missing)
+            self.making = {step: job for step, job in notes if job is not None}
+            self.queued = queue.seen()
         self.missing = {step: None for step in self.missing if self.plan.store.folder(step) is None}
+        for job in self.jobs.values() if asks else ():
+            if job.id and job.state == "queued" and not self.alive(job.id):
+                self._settle(job, self.queued.get(job.id))
 
     @property
     def cancelled(self) -> bool:
@@ -136,8 +145,8 @@ class Campaign:
         for job in jobs:
             job.state, job.error = "cancelled", CANCELLED
             job.write(self.folder)
-            for order in job.orders:
-                self.registry.forget(order.promise)
+            self.queued[job.id] = Seen("CANCELLED")
+            self.registry.forget(job)
         return len(jobs)
 
     def alive(self, job: str) -> bool:
@@ -154,8 +163,7 @@ class Campaign:
                 job.state, job.error = "cancelled", CANCELLED
         elif undone and making != ENDED:
             self._blame(job, making, means, seen)
-        for order in job.orders:
-            self.registry.forget(order.promise)
+        self.registry.forget(job)
         job.write(self.folder)
 
     def _blame(self, job: Record, making: str, state: str, seen: Seen | None) -> None:
@@ -184,7 +192,7 @@ class Campaign:
 
     def under_way(self, step: Step) -> str | None:
         """The job, of this sweep or another, that is to make a step."""
-        job = self.registry.job(self.plan.store.promise(step))
+        job = self.making.get(step)
         return job if job is not None and self.alive(job) else None
 
     def awaited(self) -> set[str]:

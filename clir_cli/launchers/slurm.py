@@ -171,7 +171,8 @@ class Slurm(Packing):
         record.write(campaign.folder)
         campaign.add(record)
         if not shards:
-            campaign.registry.note((order.promise for order in orders), record.id)
+            campaign.registry.note(record)
+            campaign.making |= dict.fromkeys(job.steps, record.id)
         return record.id
 
     def _parameters(self, job: Job, dependency: str) -> dict[str, Any]:
@@ -250,7 +251,7 @@ class Make:
                     workshop.make(order, lambda step: workshop.store.make_shards(step, task, job.tasks))
                 else:
                     workshop.make(order)
-                    Registry(workshop.store.root).forget(order.promise)
+                    Registry(workshop.store.root).made(order.promise)
                 made += 1
             except Exception as error:
                 said.append(explained(error, workshop.store.root))
