@@ -366,3 +366,20 @@ def test_an_encoder_decoders_answer_is_told_without_what_it_was_begun_with(encod
     assert [a.text for a in llm.generate(asked, 4)] != [a.text for a in encoder_decoder.generate(asked, 4)]
     sums = [llm.log_likelihood(asked, ["A law"] * 4), encoder_decoder.log_likelihood(asked, ["A law"] * 4)]
     assert sums[0][0].scores != sums[1][0].scores and sums[0][0].output_tokens == sums[1][0].output_tokens
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_label_scores_in_half_precision_are_the_models_own_in_that_precision(decoder, llama, dtype):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    llm = replace(decoder, dtype=dtype)
+    network = AutoModelForCausalLM.from_pretrained(llama, dtype=getattr(torch, dtype))
+    asked = [(Message("user", text),) for text in TEXTS[:3]]
+    half, single = ([a.scores for a in judge.score_labels(asked, ["A", "B"])] for judge in (llm, decoder))
+    ids = llm._label_ids(llm.render(asked[0]), ["A", "B"])
+    for prompt, scores in zip(asked, half, strict=True):
+        with torch.inference_mode():
+            logits = network(input_ids=torch.tensor([llm._read_prompts([prompt])[0]])).logits[0, -1, ids]
+        assert torch.allclose(torch.tensor(scores), torch.log_softmax(logits.float(), 0), atol=1e-2)
+    assert half != single
