@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Clir
 from given_vectors import Given, cloud, index, search, texts
 
 from clir_cli.errors import ConfigError, DataError, RunError
@@ -93,6 +94,26 @@ def test_a_vector_with_nan_is_named(tmp_path: Path) -> None:
     docs[7, 3] = np.nan
     with pytest.raises(RunError, match=r"gives d7 \(1 of 100 texts\) a vector with NaN"):
         index(files(tmp_path, docs), texts(DOCS), tmp_path)
+
+
+def test_vectors_of_zeros_are_told(clir: Clir) -> None:
+    """What a model makes of a text of which it knows no token."""
+    folder = clir.folder
+    (folder / "docs.jsonl").write_text("".join(f'{{"id": "d{i}", "text": "text {i}"}}\n' for i in range(4)))
+    (folder / "topics.tsv").write_text("q0\tone\nq1\tanother\n")
+    (folder / "qrels.txt").write_text("q0 0 d1 1\nq1 0 d2 1\n")
+    for name, rows in (("docs", np.eye(4, 8)), ("queries", np.eye(2, 8))):
+        rows[-2 if name == "docs" else 1 :] = 0
+        np.save(folder / f"{name}.npy", rows)
+        (folder / f"{name}.txt").write_text("".join(f"{name[0]}{i}\n" for i in range(len(rows))))
+    data = ["dataset=files", "dataset.docs=docs.jsonl", "dataset.topics=topics.tsv", "dataset.qrels=qrels.txt"]
+    given = [
+        f"retriever.{kind}_{what}={name}.{end}"
+        for kind, name in (("doc", "docs"), ("query", "queries"))
+        for what, end in (("vectors", "npy"), ("ids", "txt"))
+    ]
+    said = clir("run", *data, "dataset.pair=de-en", "retriever=precomputed", *given).stderr
+    assert "2 documents with a vector of zeros" in said and "1 query with a vector of zeros" in said
 
 
 def test_the_bytes_of_the_files_count_and_not_their_names(tmp_path: Path) -> None:

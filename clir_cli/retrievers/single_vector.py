@@ -111,9 +111,9 @@ class SingleVector:
         """
         encoded, report = self.encode(docs, "document")
         halves = _halves(encoded)
-        _check_finite(halves, docs, self.name)
+        zeros = _checked(halves, docs, self.name)
         vectors.write_shard(folder, [doc.id for doc in docs], halves, [doc.lang for doc in docs])
-        (folder / "report.json").write_text(json.dumps(report) + "\n", encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps({**report, **zeros}) + "\n", encoding="utf-8")
 
     # What is made of it -------------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class SingleVector:
             raise DataError(f"{path}:{at}: an empty line; every line must hold a text, so that lines stay aligned")
         texts = [Text(f"{path.name}:{number}", ((lang, text),)) for number, text in rows]
         encoded, _ = self.encode(texts, task)
-        _check_finite(encoded, texts, self.name)
+        _checked(encoded, texts, self.name)
         return encoded
 
     @property
@@ -275,7 +275,7 @@ class SingleVector:
         from clir_cli import runs
 
         encoded, report = self.encode(queries, "query")
-        _check_finite(encoded, queries, self.name)
+        zeros = _checked(encoded, queries, self.name)
         ids, stored = [query.id for query in queries], folder
         if self._steps:
             stored = _needed(derived)
@@ -291,7 +291,7 @@ class SingleVector:
         if self._margin:
             run = by_margin(run, stored, ids, encoded, self._margin, self.margin_neighbours, cosine=self._cosine)
         run = runs.cut(run, depth)
-        run.attrs["counts"] = {name: value for name, value in report.items() if name != "texts"} | counts
+        run.attrs["counts"] = {name: value for name, value in report.items() if name != "texts"} | counts | zeros
         return run
 
     def _nearest(
@@ -340,7 +340,8 @@ def _halves(encoded: np.ndarray) -> np.ndarray:
     return halves
 
 
-def _check_finite(encoded: np.ndarray, texts: Sequence[Text], name: str) -> None:
+def _checked(encoded: np.ndarray, texts: Sequence[Text], name: str) -> dict[str, int]:
+    """How many vectors hold nothing but zeros, as `zeros` if there are any. Raises RunError for NaN and infinity."""
     import numpy as np
 
     bad = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
@@ -350,3 +351,5 @@ def _check_finite(encoded: np.ndarray, texts: Sequence[Text], name: str) -> None
             f"{name} gives {text.id} ({len(bad)} of {len(texts)} texts) a vector with NaN or infinity: {text.text[:80]!r}\n"
             "  try retriever.dtype=float32 and retriever.normalize=true; an empty text has no last token to pool"
         )
+    zeros = len(encoded) - int(np.count_nonzero(encoded.any(axis=1)))
+    return {"zeros": zeros} if zeros else {}

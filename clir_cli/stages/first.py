@@ -33,6 +33,8 @@ from clir_cli.text.passages import Passages
 from clir_cli.types import DerivingRetriever, LanguageAware, Run, ShardedRetriever, Text
 from clir_cli.views import ExpandedView, PassageView, read_queries
 
+ZEROS = "with a vector of zeros, which is alike to nothing"
+
 
 @dataclass(frozen=True)
 class FirstStages(Units):
@@ -92,6 +94,8 @@ class FirstStages(Units):
             def finish(at: At) -> Counts:
                 cut_at = getattr(retriever, "doc_tokens", None)
                 truncation.warn(cfg.labels["retriever"], "documents", truncation.of_shards(at.shards()), cut_at)
+                zeros = sum(read_json(shard / "counts.json").get("zeros", 0) for shard in at.shards())
+                tell({"zeros": zeros}, label, {"zeros": (f"document {ZEROS}", f"documents {ZEROS}")})
                 return {}
 
             return self._step(
@@ -174,6 +178,7 @@ class FirstStages(Units):
             else:
                 run = runs.cut(search(texts, depth), depth)
             runs.write_trec(run, at.draft / "run.trec")
+            tell(counts, label, {"zeros": (f"query {ZEROS}", f"queries {ZEROS}")})
             return {"queries": len(texts), **counts}
 
         label = f"{cfg.labels['retriever']}.{pair_label(cfg)}"
