@@ -14,6 +14,7 @@ from conftest import Clir
 
 from clir_cli.runs import read_trec
 
+CONFIGS = Path(__file__).parent / "configs"
 CONTRACT = {  # CONTRACT.md section 3, column by column
     "metrics.csv": "experiment,dataset,split,judgments,query_lang,doc_lang,query_fields,retriever,retrieve_query,retrieve_doc,reranker,llm,rerank_query,rerank_doc,depth,rerank_depth,repeat,stage,measure,value,topics,topics_without_relevant",
     "per_query.csv": "experiment,judgments,stage,query_id,measure,value",
@@ -117,10 +118,13 @@ def test_k1_builds_no_index_and_the_analyser_does(shared_clir: Clir) -> None:
 
 def test_the_query_prefix_encodes_no_document_and_the_document_prefix_length_and_pooling_do(shared_clir: Clir) -> None:
     base = ["retriever=minilm_en", "dataset.pair=de-en", "retrieve.query=doc_lang"]
-    shared_clir.experiment(*base)
-    assert made(shared_clir.experiment(*base, 'retriever.query_prefix="query: "')) == {"retrieve"}
-    for change in ('retriever.doc_prefix="passage: "', "retriever.doc_tokens=32", "retriever.pooling=cls"):
-        assert made(shared_clir.experiment(*base, change)) == {"index", "retrieve"}, change
+    sweep = ["--quiet", "-m", "--config-dir", str(CONFIGS), "sweep=encoder_texts"]
+    plain, *changed = (Path(folder) for folder in shared_clir("run", *sweep, *base).stdout.split())
+    assert plain == shared_clir.experiment(*base)
+    assert [folder.name.split("-")[0] for folder in changed] == [
+        "minilm_en[query_prefix=query__]", "minilm_en[doc_prefix=passage__]", "minilm_en[doc_tokens=32]", "minilm_en[pooling=cls]",
+    ]  # fmt: skip
+    assert [made(folder) for folder in changed] == [{"retrieve"}, *[{"index", "retrieve"}] * 3]
 
 
 def test_a_neutral_setting_recomputes_nothing(shared_clir: Clir) -> None:
