@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ import pytest
 # model took thirty times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every subprocess compiles the project anew
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's job in the background ignores Ctrl-C, and so would every subprocess
 
 SHARED = Path(__file__).parents[2] / "shared"
 XQUAD = SHARED / "data" / "xquad-r"
@@ -54,6 +59,7 @@ class Clir:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs = folder / "runs"
+        self.started: list[subprocess.Popen[str]] = []
 
     def __call__(
         self, *arguments: str, code: int = 0, env: dict[str, str] | None = None
@@ -71,7 +77,7 @@ class Clir:
         return done
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        running = subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
             env=self.env(env),
@@ -80,6 +86,16 @@ class Clir:
             text=True,
             start_new_session=True,
         )
+        self.started.append(running)
+        return running
+
+    def end(self) -> None:
+        """Kill what a test that failed has left running, and its workers."""
+        for running in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            with running:  # closes its pipes and waits for it
+                pass
 
     def experiment(self, *overrides: str, env: dict[str, str] | None = None) -> Path:
         """The folder that `clir run --quiet` prints."""
@@ -104,8 +120,10 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def clir(tmp_path: Path) -> Clir:
-    return Clir(tmp_path)
+def clir(tmp_path: Path) -> Iterator[Clir]:
+    found = Clir(tmp_path)
+    yield found
+    found.end()
 
 
 @pytest.fixture(scope="session")

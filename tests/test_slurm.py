@@ -38,7 +38,6 @@ class Sweeps:
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.clir, self.gate, self.cluster = Clir(folder), Gate(folder), cluster
-        self.started: list[subprocess.Popen[str]] = []
         self.env = {**self.gate.env, "SLURM_CONF": cluster.env["SLURM_CONF"], "PYTHONUNBUFFERED": "1"}
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
@@ -46,8 +45,7 @@ class Sweeps:
         return done.stdout + done.stderr
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        self.started.append(self.clir.start(*arguments, env=self.env))
-        return self.started[-1]
+        return self.clir.start(*arguments, env=self.env)
 
     def statuses(self, *sweep: str) -> list[str]:
         said = json.loads(self.clir("status", *sweep, "--json", env=self.env).stdout)
@@ -98,9 +96,7 @@ class SlowSqueue:
 def sweeps(tmp_path: Path, cluster: Cluster) -> Iterator[Sweeps]:
     found = Sweeps(tmp_path, cluster)
     yield found
-    for process in found.started:  # of a test that failed: let nothing wait for ever
-        process.kill()
-        process.communicate()
+    found.clir.end()
     for hold in found.gate.folder.glob("hold-*"):
         hold.unlink()
 
