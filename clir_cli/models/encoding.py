@@ -8,16 +8,16 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from clir_cli import progress
-from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
+from clir_cli.errors import ConfigError, LanguageError, MissingModel
 from clir_cli.models import accelerated, assembly, composition, hub, threads
 from clir_cli.models.assembly import AS_IT_IS, Assembly
 from clir_cli.models.composition import Composition
+from clir_cli.models.room import Room
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +40,6 @@ class Batch(NamedTuple):
     values: torch.Tensor  # (inputs, width) float32 on the CPU
     tokens: list[int]  # of each input, special tokens and prefix included
     cut: list[bool]  # whether the input was longer than the model reads
-
-
-@dataclass
-class Room:
-    """What a batch may hold; halved where a GPU's memory is full."""
-
-    tokens: int
 
 
 def batches(
@@ -145,16 +138,8 @@ def _forward(
                 yield at, values
                 start += len(at)
         except torch.OutOfMemoryError as error:
-            longest = tokens[order[start]]
             at = next(_cut(order[start:], tokens, room))
-            if len(at) == 1:
-                raise RunError(
-                    f"one text of {longest} tokens does not fit into the memory of {model.device}"
-                ) from error
-            room.tokens = len(at) // 2 * longest
-            progress.say(
-                f"{model.device} is out of memory with {len(at)} x {longest} tokens: {room.tokens} tokens a batch from here"
-            )
+            room.halve(len(at), tokens[at[0]], model.device, error)
 
 
 def _cut(order: list[int], tokens: list[int], room: Room) -> Iterator[list[int]]:

@@ -9,13 +9,22 @@ import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clir_cli.errors import ConfigError, MissingModel
 from clir_cli.models import hub
-from clir_cli.models.encoding import Room
+from clir_cli.models.room import Room
 from clir_cli.progress import say, track
-from clir_cli.translators.seq2seq import Row, Written, halve, is_out_of_memory
+
+Row = tuple[int, ...]  # the tokens of a text
+
+
+class Written(NamedTuple):
+    """What a model wrote: its tokens without those that begin and fill up, and whether it came to an end."""
+
+    tokens: list[int]
+    ended: bool
+
 
 CALL = 4096  # rows in a call: CTranslate2 sorts and batches them itself
 
@@ -130,10 +139,8 @@ def write(
                 )  # fmt: skip
                 break
             except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
                 longest = max(map(len, part))
-                halve(room, max(1, room.tokens // longest), longest, translator.device, error)
+                room.halve(max(1, room.tokens // longest), longest, translator.device, error)
         for row, result in zip(part, found, strict=True):
             tokens = tokenizer.convert_tokens_to_ids(result.hypotheses[0])
             written[row] = Written(tokens, tokens[-1:] == [end])

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from clir_cli.errors import ConfigError, LanguageError, MissingModel, RunError
 from clir_cli.files import read_json
 from clir_cli.models import hub
-from clir_cli.models.encoding import Room, check_source, device
-from clir_cli.progress import say, track
+from clir_cli.models.encoding import check_source, device
+from clir_cli.models.room import Room
+from clir_cli.progress import track
 from clir_cli.text.languages import LANGUAGES, language
 from clir_cli.text.translation import Made, Pieced
+from clir_cli.translators import ctranslate2
+from clir_cli.translators.ctranslate2 import Row, Written
 from clir_cli.types import added, model, neutral
 
 Codes = Literal["none", "nllb", "m2m100", "mbart", "madlad"]
@@ -29,15 +32,6 @@ _MADLAD = {
     "nb": "no",
 }  # MADLAD-400's names (Kudugunta et al. 2023) where they are not ISO 639-1
 CPU_TOKENS, GPU_TOKENS = 1536, 16_384  # padded source tokens in a batch
-
-Row = tuple[int, ...]
-
-
-class Written(NamedTuple):
-    """What a model wrote: its tokens without those that begin and fill up, and whether it came to an end."""
-
-    tokens: list[int]
-    ended: bool
 
 
 @dataclass(frozen=True)
@@ -186,8 +180,6 @@ class Seq2Seq(Pieced):
         on = device(self.device)
         room = Room(self.batch_tokens or (CPU_TOKENS if on == "cpu" else GPU_TOKENS))
         if self.backend == "ctranslate2":
-            from clir_cli.translators import ctranslate2
-
             limit = self.max_new_tokens or _own_limit(folder)
             return tokenizer, lambda rows, what: ctranslate2.write(
                 ctranslate2.load(folder, self.dtype, on, self.threads), tokenizer, rows, what, room, forced,
@@ -254,24 +246,10 @@ def _computed(
         try:
             found = _generated(net, pad, batch, pooled)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            halve(room, len(batch), len(batch[-1]), str(net.device), error)
+            room.halve(len(batch), len(batch[-1]), net.device, error)
             continue
         yield batch, found
         start += len(batch)
-
-
-def halve(room: Room, rows: int, longest: int, where: str, error: Exception) -> None:
-    """Half as many tokens a batch from here, said; a single text that does not fit is an error."""
-    if rows == 1:
-        raise RunError(f"one text of {longest} tokens does not fit into the memory of {where}") from error
-    room.tokens = max(1, rows // 2) * longest
-    say(f"{where} is out of memory with {rows} x {longest} tokens: {room.tokens} tokens a batch from here")
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error)
 
 
 def _generated(net: Any, pad: int, batch: Sequence[Row], pooled: bool) -> list[Written]:
