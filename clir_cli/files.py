@@ -12,7 +12,7 @@ from clir_cli.errors import ConfigError, DataError
 
 
 class Damaged(DataError, ValueError):
-    """A file of JSON that does not parse."""
+    """A file of JSON that does not parse, or that does not say what such a file says."""
 
 
 def write_text(path: Path, write: Callable[[IO[str]], object]) -> None:
@@ -56,12 +56,30 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not yaml: {said}") from error
 
 
-def read_json(path: Path) -> Any:
+class Said(dict[str, Any]):
+    """What a file says by name; a name that is looked up and absent is an error about the file."""
+
+    def __init__(self, path: Path, said: dict[str, Any]) -> None:
+        super().__init__(said)
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise _damaged(self._path, f"it does not say {name!r}")
+
+
+def read_json(path: Path, kind: type[dict[Any, Any] | list[Any]] = dict) -> Any:
     """What a file holds that was written whole; Damaged if something has changed it since."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise Damaged(f"{path} is damaged: {error}\n  {again(path.parent)}") from error
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, kind):
+        raise _damaged(path, f"expected {'names and values' if kind is dict else 'a list'}, found {str(found)[:40]}")
+    return Said(path, found) if isinstance(found, dict) else found
+
+
+def _damaged(path: Path, why: str) -> Damaged:
+    return Damaged(f"{path} is damaged: {why}\n  {again(path.parent)}")
 
 
 def again(path: Path) -> str:

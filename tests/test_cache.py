@@ -158,10 +158,10 @@ def test_a_damaged_experiment_is_named_and_its_lost_measures_are_made_again(clir
     (folder / "run.trec").unlink()
     said = clir(*run, code=2).stderr
     assert f"{folder} has lost run.trec" in said and f"delete {folder}: the same `clir run` makes it again" in said
-    (folder / "manifest.json").write_text('{"steps')
-    assert f"{folder}/manifest.json is damaged" in clir(*run, code=2).stderr
-    others = clir("list")
-    assert f"left out: {folder}/manifest.json is damaged" in others.stderr
+    for broken in ('{"steps', "{}", "[]"):
+        (folder / "manifest.json").write_text(broken)
+        assert f"{folder}/manifest.json is damaged" in clir(*run, code=2).stderr
+        assert f"left out: {folder}/manifest.json is damaged" in clir("list").stderr
     shutil.rmtree(folder)
     (only(clir.runs, "retrieve") / "step.json").unlink()
     assert "has lost step.json" in clir(*run, code=2).stderr

@@ -243,7 +243,7 @@ def _check_folder(folder: Path) -> bool:
         config = read_json(path) if path.exists() else {}
         kind = config.get("model_type")
         pylate = any(name in config for name in ("query_prefix", "document_prefix", "do_query_expansion"))
-        projects = any("Dense" in module["type"] for module in read_json(modules))
+        projects = any("Dense" in module["type"] for module in read_json(modules, list))
         if kind in {"MultiVectorEncoder", "ColBERT"} or (pylate and projects):
             return False
         raise ConfigError(
