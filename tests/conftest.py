@@ -70,7 +70,7 @@ class Clir:
             env=self.env(env),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,  # of the longest sweep on a machine that is busy
             check=False,
         )
         assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"

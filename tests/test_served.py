@@ -58,7 +58,7 @@ def test_a_served_encoder_ranks_as_the_encoder_itself(tmp_path: Path) -> None:
     assert np.allclose(found[at], encode(WORDS)[at], atol=1e-3)
     assert list(run[run["rank"] == 1]["doc_id"]) == ["d0", "d3"]
     report = json.loads((tmp_path / "index" / "shards" / "00000" / "report.json").read_text())
-    assert report == {"texts": 6, "empty": 1, "calls": 1, "retried": 0, "tokens": 16, "prompt_tokens": 16}
+    assert report == {"texts": 6, "empty": 1, "zeros": 1, "calls": 1, "retried": 0, "tokens": 16, "prompt_tokens": 16}
     assert run.attrs["counts"]["prompt_tokens"] == 3
     assert server.requests[0] == {
         "path": "/v1/embeddings", "model": "minilm", "encoding_format": "float",
