@@ -86,13 +86,12 @@ def _strict(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def totals(journal: Journal) -> dict[str, float]:
-    """What all queries of a shard cost together; rounds are those of the query with the most."""
+    """What all queries of a shard cost together; their rounds, which run side by side, add up to nothing (`join_shards`)."""
     total: dict[str, float] = {}
     for amounts in journal.queries.values():
         for name, amount in amounts.items():
             total[name] = total.get(name, 0) + amount
-    if "rounds" in total:
-        total["rounds"] = max(row.get("rounds", 0) for row in journal.queries.values())
+    total.pop("rounds", None)
     served = {(answer["model"], answer.get("fingerprint")) for answer in journal.answers if answer.get("model")}
     if len(served) > 1:  # an alias that came to mean another model on the way; llms/openai.py has warned of it
         total["model_changes"] = len(served) - 1
@@ -117,8 +116,11 @@ def read_ranking(at: Callable[[Step], Path], ranking: Ranking) -> Run:
     return runs.with_tail(run, under[(under["rank"] > ranking.gone) | ~under["query_id"].isin(run["query_id"])])
 
 
-def join_shards(shards: Sequence[Path], folder: Path, prior: Run | None = None) -> None:
-    """One ranking of all shards; `prior`: the candidates, whose scores stay in their places."""
+def join_shards(shards: Sequence[Path], folder: Path, prior: Run | None = None) -> dict[str, float]:
+    """One ranking of all shards; `prior`: the candidates, whose scores stay in their places.
+
+    Gives the rounds, of which a step has as many as the query with the most, in however many shards its queries are.
+    """
     from clir_cli import runs
 
     ranking: dict[str, Any] = {}
@@ -131,3 +133,5 @@ def join_shards(shards: Sequence[Path], folder: Path, prior: Run | None = None) 
     run = runs.from_hits(ranking)
     runs.write_trec(run if prior is None else runs.in_slots(run, prior), folder / "run.trec")
     write_json(folder / "queries.json", queries)
+    rounds = [amounts["rounds"] for amounts in queries.values() if "rounds" in amounts]
+    return {"rounds": max(rounds)} if rounds else {}

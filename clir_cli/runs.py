@@ -158,6 +158,8 @@ def interleaved(runs: Sequence[Run], how: Literal["score", "round_robin"], tie_b
 
 def _summed(parts: Sequence[pd.DataFrame], tie_break: TieBreak) -> Run:
     rows = pd.concat([p[["query_id", "doc_id", "score"]] for p in parts], ignore_index=True)
+    at = rows.groupby(["query_id", "doc_id"], sort=False).ngroup()
+    rows = rows.iloc[np.lexsort((rows["score"], at))]  # the same points have the same sum, whichever run gave which
     return ranked(rows.groupby(["query_id", "doc_id"], sort=False)["score"].sum().reset_index(), tie_break)
 
 

@@ -157,6 +157,15 @@ def test_the_scores_of_passages_become_a_document_s(
     assert dict(zip(best["doc_id"], best["passage"], strict=True)) == {"a": 1, "b": 0}
 
 
+def test_an_unseen_passage_is_at_most_as_good_as_the_worst_seen_though_that_is_not_among_the_best_k() -> None:
+    """b has one passage more, behind 0.1: (6 + 0.1) / 2 at most; as good as the worst of the best two, 4, it won by 5 to 4.5."""
+    rows = hits(b_0=6.0, a_0=5.0, a_1=4.0, a_2=0.1)
+    run, _ = passages.aggregated(
+        rows, Passages("words", 9, aggregate="topk_mean", k=2), {"a": 3, "b": 2}, None, "doc_id"
+    )
+    assert dict(zip(run["doc_id"], run["score"], strict=True)) == pytest.approx({"a": 4.5, "b": 3.05})
+
+
 def test_passages_are_searched_deeper_until_there_are_documents_enough() -> None:
     long = [f"long#{i}" for i in range(37)]
     order = {"1": [*long, "b#0", "c#0", "d#0"], "2": ["b#0", "c#0", *long], "3": ["c#0"]}

@@ -159,6 +159,19 @@ def test_documents_that_change_places_between_three_runs_tie_exactly():
     assert len(set(scores(fused).values())) == 1
 
 
+def test_ranks_1_2_and_7_are_worth_the_same_in_whichever_run_they_are():
+    """(1/67 + 1/61) + 1/62 and (1/61 + 1/62) + 1/67 are one number, and float64 has two for it: a would precede b."""
+    places = [{7: "a", 1: "b"}, {1: "a", 2: "b"}, {2: "a", 7: "b"}]
+    fused = reciprocal_rank_fusion(
+        [
+            run(", ".join(f"q {at.get(rank, f'{n}-{rank}')} {-rank}" for rank in range(1, 8)))
+            for n, at in enumerate(places)
+        ]
+    )
+    assert scores(fused)["a"] == scores(fused)["b"]
+    assert docs(fused)[:2] == ["b", "a"]
+
+
 def test_min_max_fusion_by_hand():
     fused = score_fusion([run("q a 10, q b 5, q c 0"), run("q c 0.5, q a 0.25")], "minmax")
     assert scores(fused) == {"a": 1.0, "b": 0.5, "c": 1.0}

@@ -155,7 +155,8 @@ class FirstStages(Units):
             **({"files": files} if files else {}),
         }
         if how is not None:
-            more_than_most = {"k": how.k} if how.aggregate == "topk_mean" else {}
+            # rule 2: what a passage that the search did not reach counts
+            more_than_most = {"k": how.k, "rule": 2} if how.aggregate == "topk_mean" else {}
             meaning["passages"] = {"aggregate": how.aggregate, "tie_break": tie_break(cfg), **more_than_most}
 
         def make(at: At) -> Counts:

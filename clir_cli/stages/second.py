@@ -100,9 +100,9 @@ class Stages(FirstStages):
         def make(at: At) -> Counts:
             truncation.warn(cfg.labels["reranker"], "documents", truncation.of_shards(at.shards()))
             prior = reranking.read_ranking(at.__getitem__, ranking) if scored else None
-            reranking.join_shards(at.shards(), at.draft, prior)
+            rounds = reranking.join_shards(at.shards(), at.draft, prior)
             drop_shards(at)
-            return {}
+            return rounds
 
         label = f"{cfg.labels['reranker']}.{cfg.labels['retriever']}.{pair_label(cfg)}"
         step = self._step(Step(

@@ -44,7 +44,8 @@ class Passages:
     window: int
     stride: int | None = None  # null: the window, no overlap
     aggregate: Aggregate = "max"
-    # max: the best passage · first: the first one, nothing else is searched · mean, sum: of all · topk_mean: of the best k
+    # max: the best passage · first: the first one, nothing else is searched · mean, sum: of all · topk_mean: of the best k.
+    # A first stage ranks by max and first exactly; by the others by the passages that its search reached (`aggregated`)
     k: int = 3  # of topk_mean
 
     def __post_init__(self) -> None:
@@ -360,6 +361,7 @@ def aggregated(
 
 def _combined(table: pd.DataFrame, how: Passages, counts: Mapping[str, int], seen: set[str] | None) -> pd.DataFrame:
     most = how.k if how.aggregate == "topk_mean" else None
+    lowest_of = table.groupby("query_id")["score"].min()
     if most is not None:  # rows stand best first
         table = table[table.groupby(["query_id", "doc_id"]).cumcount() < most]
     groups = table.groupby(["query_id", "doc_id"], sort=False)["score"]
@@ -369,7 +371,7 @@ def _combined(table: pd.DataFrame, how: Passages, counts: Mapping[str, int], see
     has = found["doc_id"].map(counts).astype(int) if counts else found["size"]
     if most is not None:
         has = has.clip(upper=most)
-    lowest = found["query_id"].map(table.groupby("query_id")["score"].min())
+    lowest = found["query_id"].map(lowest_of)
     if seen is not None:
         lowest = lowest.where(~found["query_id"].isin(seen), lowest.clip(upper=0.0))
     total = found["sum"] + (has - found["size"]) * lowest
