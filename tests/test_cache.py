@@ -232,25 +232,27 @@ def test_a_killed_prune_leaves_no_half_of_a_step(clir: Clir) -> None:
 
 def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(clir: Clir) -> None:
     root = clir.runs
-    locks = [root / "locks" / f"{name}.lock" for name in ("a" * 16, "c" * 16)]
+    locks = [root / "locks" / f"{name}.lock" for name in ("a" * 16, "c" * 16, "d" * 16)]
     (root / "locks").mkdir(exist_ok=True)
     code = f"import os, filelock; it = filelock.SoftFileLease({str(locks[1])!r}, lease_duration=60); it.acquire(); os._exit(0)"
     dead = subprocess.Popen([sys.executable, "-c", code])
     dead.wait()
     host = os.uname().nodename
+    locks[2].write_text(locks[1].read_text().replace(f"host={host}", "host=another"))
     drafts = [root / "steps" / "index" / f".{c * 16}.draft" for c in "ab"]
     for draft in drafts:
         draft.mkdir()
         (draft / "request.json").write_text("{}")
     (root / f".import-{host}-{dead.pid}-1").mkdir()
     (root / f".import-{host}-{os.getpid()}-1").mkdir()
-    for path in (*drafts, *(d / "request.json" for d in drafts), locks[1], *root.glob(".import-*")):
+    for path in (*drafts, *(d / "request.json" for d in drafts), *locks[1:], *root.glob(".import-*")):
         os.utime(path, (0, 0))
     with SoftFileLease(locks[0], lease_duration=60):
         rows = {row.what for row in cache.prune(root, ALL, leftovers=True, yes=True)}
         assert locks[0].exists()
-    assert rows == {f"index/{drafts[1].name}", f"locks/{locks[1].name}", f".import-{host}-{dead.pid}-1"}
-    assert drafts[0].exists() and not drafts[1].exists() and not locks[1].exists()
+    left = {f"locks/{lock.name}" for lock in locks[1:]}
+    assert rows == {f"index/{drafts[1].name}", *left, f".import-{host}-{dead.pid}-1"}
+    assert drafts[0].exists() and not drafts[1].exists() and not any(lock.exists() for lock in locks)
     assert (root / f".import-{host}-{os.getpid()}-1").exists()
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import SoftFileLease
 
+from clir_cli import store as store_module
 from clir_cli.errors import RunError
 from clir_cli.steps import Counts, Ranking, Shards, Step
 from clir_cli.store import At, Store
@@ -131,6 +133,91 @@ def test_an_empty_lock_left_by_a_crash_does_not_block_for_ever(store: Store, tmp
     old = time.time() - 3600
     os.utime(lock, (old, old))
     assert store.make(step) == "made"
+
+
+def test_an_empty_lock_that_all_sweeps_share_does_not_block_for_ever(store: Store) -> None:
+    lock = store.root / "locks" / "queue.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    with store.alone("queue"):
+        assert lock.stat().st_size
+    assert not lock.exists()
+
+
+def test_a_failure_that_is_forgotten_while_it_is_read_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Step("index", "x", {}, {"a": 1}, lambda at: {})
+    store.blame(step, "the power went")
+    assert store.state(step).name == "failed"
+    read = store_module.read_json
+
+    def forgotten_first(path: Path) -> Any:
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(store_module, "read_json", forgotten_first)
+    assert store.state(step).name == "missing"
+
+
+def test_a_step_that_was_taken_over_is_not_blamed_for_the_death_of_who_made_it_before(store: Store) -> None:
+    step = Step("index", "x", {}, {"a": 1}, lambda at: {})
+    with SoftFileLease(store.root / "locks" / f"{store.key(step)}.lock", lease_duration=60):
+        store.blame_dead(step, "a worker died", "failed")
+        assert store.state(step).name == "in progress"
+    assert store.state(step).name == "missing"
+    store.blame_dead(step, "a worker died", "failed")
+    assert store.state(step) == ("failed", "a worker died")
+
+
+def test_a_failure_noted_while_a_step_is_made_is_no_part_of_it(store: Store) -> None:
+    def make(at: At) -> Counts:
+        store.blame(step, "the job before this one died")
+        return {}
+
+    step = Step("index", "x", {}, {"a": 1}, make)
+    store.make(step)
+    folder = store.folder(step)
+    assert folder is not None and [path.name for path in folder.iterdir()] == ["step.json"]
+
+
+@pytest.mark.parametrize("other", ["ends well", "fails"])
+def test_a_task_of_an_array_ends_well_though_another_process_makes_the_step_beside_it(store: Store, other: str) -> None:
+    met: list[int] = []
+
+    def shard(at: At, i: int, folder: Path) -> Counts:
+        met.append(i)
+        if len(met) == 1:  # the task is at its first shard
+            if other == "fails":
+                with pytest.raises(RunError):
+                    Store(store.root).make(step)
+            else:
+                assert Store(store.root).make(step) == "made"
+        elif i == 2 and other == "fails" and len(met) < 5:
+            raise RunError("the power went")
+        (folder / "x").write_text(str(i))
+        return {"documents": 10}
+
+    def finish(at: At) -> Counts:
+        (at.draft / "all").write_text("".join((s / "x").read_text() for s in at.shards()))
+        return {}
+
+    step = Step("index", "x", {}, {"a": 1}, finish, shards=Shards(lambda at: 45, shard, "documents", 10))
+    store.make_shards(step, 0, 2)
+    store.make(step)
+    folder = store.folder(step)
+    assert folder is not None and (folder / "all").read_text() == "01234"
+    assert {path.name for path in (folder / "shards").iterdir()} == {f"{i:05d}" for i in range(5)}
+
+
+def test_a_killed_task_of_an_array_goes_on_under_its_old_process_id(store: Store) -> None:
+    def shard(at: At, i: int, folder: Path) -> Counts:
+        return {"documents": 10}
+
+    step = Step("index", "x", {}, {"a": 1}, lambda at: {}, shards=Shards(lambda at: 10, shard, "documents", 10))
+    left = store.root / "steps" / "index" / f".{store.key(step)}.draft" / "shards" / f".00000-{os.getpid()}"
+    left.mkdir(parents=True)  # in a container, every process has the same few numbers
+    store.make_shards(step, 0, 2)
+    assert store.make(step) == "made" and not left.exists()
 
 
 SLOW = """
