@@ -62,7 +62,11 @@ class Record:
     def log(self, folder: Path, task: int = 0) -> Path:
         """What Slurm and submitit wrote."""
         job = f"{self.id}_{task}" if self.tasks > 1 else self.id
-        return folder / "jobs" / job / f"{job}_0_log.err"
+        return self.files(folder) / f"{job}_0_log.err"
+
+    def files(self, folder: Path) -> Path:
+        """submitit's folder for it, there before it is queued: Slurm lets no job begin that it cannot write a log of."""
+        return folder / "jobs" / self.key
 
 
 class Registry:

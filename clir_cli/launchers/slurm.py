@@ -142,7 +142,7 @@ class Slurm(Packing):
         record = Record(uuid.uuid4().hex[:KEY], campaign.note["cells"], orders, exports, job.tasks)
         record.write(campaign.folder)  # before the job can begin
         executor = submitit.AutoExecutor(
-            folder=campaign.folder / "jobs" / "%j", cluster="slurm", slurm_max_num_timeout=self.timeouts
+            folder=record.files(campaign.folder), cluster="slurm", slurm_max_num_timeout=self.timeouts
         )
         executor.update_parameters(**self._parameters(job, record.name, _dependency(campaign, job, ids)))
         try:
