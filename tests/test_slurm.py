@@ -81,7 +81,10 @@ class Slow:
         folder.mkdir()
         if most is not None:
             self.most.write_text(str(most))
-        waits = f'while [ -e {self.most} ] && [ "$number" -gt "$(cat {self.most})" ]; do sleep 0.05; done\n'
+        waits = (
+            f'while [ -e {self.most} ] && [ "$number" -gt "$(cat {self.most})" ]; do\n'
+            f"  echo $number > {folder}/waiting.new; mv {folder}/waiting.new {folder}/waiting; sleep 0.05\ndone\n"
+        )
         asks = f'answer=$({shutil.which(program)} "$@")\ncode=$?\n'
         (folder / program).write_text(
             f"#!/bin/sh\necho >> {folder}/asked\nnumber=$(wc -l < {folder}/asked)\n"
@@ -98,11 +101,16 @@ class Slow:
         asked = self.folder / "asked"
         return len(asked.read_text().splitlines()) if asked.exists() else 0
 
-    def answer(self, most: int) -> None:
-        """Leave the question after so many waiting."""
+    def answer(self, most: int) -> int:
+        """Leave the questions after so many waiting; the number of the one that waits."""
         (self.folder / "new").write_text(str(most))
         (self.folder / "new").rename(self.most)
-        until(lambda: self.asked() > most, "a question that waits")
+        until(lambda: self._waiting() > most, "a question that waits")
+        return self._waiting()
+
+    def _waiting(self) -> int:
+        waiting = self.folder / "waiting"
+        return int(waiting.read_text()) if waiting.exists() else 0
 
 
 @pytest.fixture
@@ -170,6 +178,7 @@ def test_the_submitter_may_die_and_anybody_can_collect(sweeps: Sweeps) -> None:
     sweeps.gate.ask("hold-a-1")
     running = sweeps.start(*SLURM, "--name", "left", "retriever=gated", "retriever.name=a,b", "reranker=oracle")
     until(lambda: ("a", "1") in sweeps.gate.said("started"), "the first index under way")
+    until(lambda: len(sweeps.jobs()) == 4, "documents, topics, a and b queued")
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert sweeps.statuses("left")[0] == "running"
@@ -206,15 +215,14 @@ def test_a_step_that_is_made_while_slurm_is_asked_is_not_queued_again(sweeps: Sw
     axes = ["retriever.name=a,b,c", f"retriever.weights={one},{one},{two}", "--zip", "retriever.name,retriever.weights"]
     running = sweeps.start(*SLURM, "retriever=gated", *axes)
     until(lambda: {("a", "1"), ("c", "1")} <= set(sweeps.gate.said("started")), "both jobs at work")
-    answered = squeue.asked() + 1
-    squeue.answer(answered)
+    waiting = squeue.answer(0)
     sweeps.gate.open("c-1")
     until(lambda: list(sweeps.jobs().values()).count("COMPLETED") == 3, "the job of c at its end")
-    squeue.answer(answered + 1)  # that it has ended; then, what to queue now
+    waiting = squeue.answer(waiting)  # that it has ended; then, what to queue now
     sweeps.gate.open("a-1")
     until(lambda: ("b", "1") in sweeps.gate.said("started"), "a made while Slurm was asked")
     squeue.most.unlink()
-    until(lambda: squeue.asked() > answered + 3, "asked some more")
+    until(lambda: squeue.asked() > waiting + 2, "asked some more")
     sweeps.gate.open("b-1")
     out, err = running.communicate(timeout=240)
     assert running.returncode == 0 and "3 cells: 3 done" in out, err
@@ -294,8 +302,10 @@ def test_a_late_look_at_a_job_does_not_hide_the_one_in_its_place(sweeps: Sweeps,
     squeue = Slow(tmp_path / "slow", "squeue", most=0)
     late = sweeps.clir.start("status", env={**sweeps.env, "PATH": squeue.path})
     until(lambda: squeue.asked() == 1, "a look that has read which jobs there are")
+    first = set(sweeps.jobs())
     assert "1 job cancelled" in sweeps("cancel")
     sweeps(*asked)
+    until(lambda: set(map(sweeps.cluster.states().get, first)) == {"COMPLETED", "CANCELLED"}, "the first job gone")
     squeue.most.unlink()
     late.communicate(timeout=120)
     assert "1 job cancelled" in sweeps("cancel"), "the new one is known"
