@@ -89,7 +89,7 @@ class Slow:
         (folder / program).write_text(
             f"#!/bin/sh\necho >> {folder}/asked\nnumber=$(wc -l < {folder}/asked)\n"
             + (waits + asks if then == "before" else f"{asks}touch {folder}/answered-$number\n{waits}")
-            + 'echo "$answer"\nexit $code\n'
+            + 'test -z "$answer" || printf "%s\\n" "$answer"\nexit $code\n'
         )
         (folder / program).chmod(0o755)
 
