@@ -264,10 +264,11 @@ class Store:
                 else:
                     self.fill(step, key, draft)
             except Exception as error:
-                if not lease.compromise:
-                    self.blame(step, f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}")
+                if not _is_ours(lease):
+                    return False
+                self.blame(step, f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}")
                 raise
-            if lease.compromise:  # the lease ran out under us: its new owner finishes
+            if not _is_ours(lease):  # it ran out under us: its new owner finishes
                 return False
             self._publish(draft, self.root / "steps" / step.stage / f"{_safe(step.label)}-{key}")
             return True
@@ -375,6 +376,14 @@ def held(lock: Path) -> bool:
     """Whether somebody is at work under a lease: its heart beats, and its process is not known to be gone."""
     try:
         return time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock)
+    except FileNotFoundError:
+        return False
+
+
+def _is_ours(lease: SoftFileLease) -> bool:
+    """Whether nobody has taken over a lease that this process holds; its heart notices that later."""
+    try:
+        return f"token={lease.token}\n" in Path(lease.lock_file).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return False
 

@@ -124,10 +124,13 @@ def test_an_array_is_as_far_as_its_slowest_task_and_as_bad_as_its_worst(monkeypa
 def test_a_command_that_ends_between_two_looks_leaves_what_it_noted(tmp_path: Path) -> None:
     asked = planned(tmp_path, "retriever=bm25")
     folder = tmp_path / "sweeps" / "x"
-    with frozen.noted(folder, lambda _: None) as heard:
-        frozen.freeze(asked, folder, "serial")
-        found = Campaign(asked, folder, frozen.note(folder))
-        heard(Outcome(asked.cells[0], "failed", error=RunError("there is no key")))
+    with frozen.noted(folder, lambda _: None):
+        with frozen.noted(folder, lambda _: None) as heard:
+            frozen.freeze(asked, folder, "serial")
+            found = Campaign(asked, folder, frozen.note(folder))
+            heard(Outcome(asked.cells[0], "failed", error=RunError("there is no key")))
+        found.look()
+        assert [o.status for o in found.outcomes(write=False)] == ["pending"], "another command is still at work"
     found.look()
     (outcome,) = found.outcomes(write=False)
     assert (outcome.status, str(outcome.error)) == ("failed", "there is no key")

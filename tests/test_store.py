@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
-from filelock import SoftFileLease
 
 from clir_cli import store as store_module
 from clir_cli.errors import RunError
+from clir_cli.files import read_json, write_json, write_text
 from clir_cli.steps import Counts, Ranking, Shards, Step
 from clir_cli.store import At, Store
 
@@ -102,24 +103,33 @@ def test_shards_that_are_done_are_not_done_again(store: Store) -> None:
     assert store.record(step)["counts"]["documents"] == 50
 
 
+HOLDS = """
+import sys, time
+from filelock import SoftFileLease
+with SoftFileLease(sys.argv[1], lease_duration=60):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def held_elsewhere(lock: Path) -> Iterator[None]:
+    """While another process holds a lock; then it is killed."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(lock)], stdout=subprocess.PIPE, text=True)
+    with holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline().strip() == "locked"
+            yield
+        finally:
+            holder.kill()
+
+
 def test_a_draft_of_a_killed_process_is_taken_over_at_once(store: Store, tmp_path: Path) -> None:
     step = noting(tmp_path, "x")
-    key = store.key(step)
     (store.root / "locks").mkdir(parents=True)
-    program = f"""
-import time
-from filelock import SoftFileLease
-with SoftFileLease({str(store.root / "locks" / f"{key}.lock")!r}, lease_duration=60):
-    print("locked", flush=True)
-    time.sleep(60)
-"""
-    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None and holder.stdout.readline().strip() == "locked"
-    assert store.make(step, wait=False) == "busy"
-    assert store.state(step).name == "in progress"
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
+    with held_elsewhere(store.root / "locks" / f"{store.key(step)}.lock"):
+        assert store.make(step, wait=False) == "busy"
+        assert store.state(step).name == "in progress"
     begun = time.monotonic()
     assert store.make(step) == "made"
     assert time.monotonic() - begun < 30, "well before the lease runs out"
@@ -161,12 +171,42 @@ def test_a_failure_that_is_forgotten_while_it_is_read_is_none(store: Store, monk
 
 def test_a_step_that_was_taken_over_is_not_blamed_for_the_death_of_who_made_it_before(store: Store) -> None:
     step = Step("index", "x", {}, {"a": 1}, lambda at: {})
-    with SoftFileLease(store.root / "locks" / f"{store.key(step)}.lock", lease_duration=60):
+    (store.root / "locks").mkdir(parents=True)
+    with held_elsewhere(store.root / "locks" / f"{store.key(step)}.lock"):
         store.blame_dead(step, "a worker died", "failed")
         assert store.state(step).name == "in progress"
     assert store.state(step).name == "missing"
     store.blame_dead(step, "a worker died", "failed")
     assert store.state(step) == ("failed", "a worker died")
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_who_lost_a_step_to_another_process_neither_finishes_nor_blames_it(store: Store, ends: str) -> None:
+    """A process that was stopped for a minute, with Ctrl-Z say, goes on where another has begun."""
+
+    def make(at: At) -> Counts:
+        lock.unlink()
+        others.enter_context(held_elsewhere(lock))
+        if ends == "badly":
+            raise RunError("a file is gone")
+        return {}
+
+    step = Step("index", "x", {}, {"a": 1}, make)
+    lock = store.root / "locks" / f"{store.key(step)}.lock"
+    with ExitStack() as others:
+        assert store.make(step, wait=False) == "busy"
+        assert store.folder(step) is None and store.failure(step) is None
+
+
+def test_two_processes_of_one_number_on_two_machines_may_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+
+    def beside_another(out: IO[str]) -> None:
+        write_json(path, "theirs")
+        out.write('"ours"')
+
+    write_text(path, beside_another)
+    assert read_json(path) == "ours" and [p.name for p in tmp_path.iterdir()] == ["note.json"]
 
 
 def test_a_failure_noted_while_a_step_is_made_is_no_part_of_it(store: Store) -> None:

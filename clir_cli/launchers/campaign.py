@@ -279,7 +279,7 @@ class Campaign:
         making |= {self.plan.store.state(step).name for step in lacks}
         if {"running", "in progress"} & making:
             return Outcome(item, "running")
-        if (failure := self.failed.get(str(item.number))) is not None:
+        if self.left and (failure := self.failed.get(str(item.number))) is not None:
             return Outcome(item, failure[0], error=RunError(failure[1]))
         if self.left:
             return Outcome(item, "stopped", error=RunError(STOPPED))
