@@ -350,7 +350,7 @@ def _covers(have: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
 
 def add_evaluation(folder: Path, store: Store, cfg: Config, asked: Sequence[Mapping[str, Any]]) -> None:
     """Add measures or judgments to a finished experiment: nothing is ranked again, the CSVs become the union atomically."""
-    with _alone(store, folder):
+    with store.alone(f"{folder.name[-KEY:]}.evaluate"):
         have = {h["judgments"]: h for h in evaluated(folder)}
         wider = [_wider(have.get(a["judgments"]), a) for a in asked]
         if missing := [a for a in wider if have.get(a["judgments"]) != a]:
@@ -361,15 +361,6 @@ def _wider(have: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> dict[str
     """What is asked, with the measures that are there already: a CSV holds one policy and one state of the judgments."""
     known = have["measures"] if have else []
     return {**asked, "measures": list(dict.fromkeys([*known, *asked["measures"]]))}
-
-
-@contextmanager
-def _alone(store: Store, folder: Path) -> Iterator[None]:
-    from filelock import SoftFileLease
-
-    (store.root / "locks").mkdir(parents=True, exist_ok=True)
-    with SoftFileLease(store.root / "locks" / f"{folder.name[-KEY:]}.evaluate.lock", lease_duration=60):
-        yield
 
 
 def evaluate_into(folder: Path, name: str, store: Store, cfg: Config, asked: Sequence[Mapping[str, Any]]) -> None:

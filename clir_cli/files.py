@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ class Damaged(DataError, ValueError):
 def write_text(path: Path, write: Callable[[IO[str]], object]) -> None:
     """Let `write` fill a draft beside `path`, flush it to the disk, and rename it: after a crash the old file stands."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")  # process ids repeat: machines share a disk
     try:
         with draft.open("w", encoding="utf-8", newline="") as out:
             write(out)

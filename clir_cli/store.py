@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -177,14 +179,25 @@ class Store:
     def failure(self, step: Step) -> dict[str, Any] | None:
         """Why the last attempt at a step failed: `error`, `at`, and `state` where it is timeout or oom."""
         key = self.key(step)
-        note = self._draft(step, key) / "failed.json" if key else None
-        return read_json(note) if note and note.exists() else None
+        if key is None:
+            return None
+        try:
+            note: dict[str, Any] = read_json(self._draft(step, key) / "failed.json")
+        except FileNotFoundError:
+            return None
+        return note
 
     def blame(self, step: Step, error: str, state: str = "failed") -> None:
         """Note why an attempt at a step failed; the next one removes the note."""
         key = self.key(step)
         if key is not None and self.folder(step) is None:
             write_json(self._draft(step, key) / "failed.json", {"error": error, "at": provenance.now(), "state": state})
+
+    def blame_dead(self, step: Step, error: str, state: str) -> None:
+        """Note that a process of this machine died at a step, unless another has taken the step over."""
+        if (key := self.key(step)) is not None:
+            with suppress(Timeout), SoftFileLease(self._lock(key), lease_duration=LEASE, timeout=1):
+                self.blame(step, error, state)
 
     def forgive(self, step: Step) -> None:
         """Forget a failure: the step is to be tried again."""
@@ -222,7 +235,7 @@ class Store:
                 if self._make(step, key):
                     return "made"
             except Timeout:
-                self._mend_empty_lock(key)
+                _mend_empty(self._lock(key))
                 if not wait:
                     return "busy"
                 if not told:
@@ -251,9 +264,11 @@ class Store:
                 else:
                     self.fill(step, key, draft)
             except Exception as error:
+                if not _is_ours(lease):
+                    return False
                 self.blame(step, f"{error}" if isinstance(error, ClirError) else f"{type(error).__name__}: {error}")
                 raise
-            if lease.compromise:  # the lease ran out under us: its new owner finishes
+            if not _is_ours(lease):  # it ran out under us: its new owner finishes
                 return False
             self._publish(draft, self.root / "steps" / step.stage / f"{_safe(step.label)}-{key}")
             return True
@@ -263,7 +278,8 @@ class Store:
         begun, at = time.monotonic(), At(self, draft)
         counts, earlier = self._fill_shards(step.shards, step, at) if step.shards else ([], 0.0)
         total = _sum([*counts, step.make(at)])
-        (draft / "request.json").unlink(missing_ok=True)
+        for note in ("request.json", "failed.json"):  # the latter of an attempt that another process gave up meanwhile
+            (draft / note).unlink(missing_ok=True)
         seconds = time.monotonic() - begun + earlier
         before = [self.key(p) for p in step.before]
         write_json(draft / "step.json", provenance.step_record(step, key, before, seconds, total, draft))
@@ -272,13 +288,13 @@ class Store:
         """Make the shards that are not there; the counts of all, and the seconds that the others took before."""
         folder, total = at.draft / "shards", shards.total(at)
         folder.mkdir(exist_ok=True)
-        for left in folder.glob(".*"):
-            shutil.rmtree(left, ignore_errors=True)
         numbers = range(-(-total // shards.size))
         found = [i for i in numbers if (folder / f"{i:05d}").is_dir()]
         for i in track(numbers, total, f"{step.stage} {step.label}", shards.unit, shards.size):
             if i not in found:
                 self._make_shard(shards, at, i, folder)
+        for left in folder.glob(".*"):  # only now: tasks of an array may have been at work beside
+            shutil.rmtree(left, ignore_errors=True)
         counts = [read_json(folder / f"{i:05d}" / "counts.json") for i in numbers]
         seconds = [count.pop("seconds") for count in counts]
         return counts, sum(seconds[i] for i in found)
@@ -296,10 +312,15 @@ class Store:
         numbers = range(task, -(-total // step.shards.size), tasks)
         for i in track(numbers, len(numbers), f"{step.stage} {step.label}", "shards"):
             if not (folder / f"{i:05d}").is_dir():
-                self._make_shard(step.shards, at, i, folder)
+                try:
+                    self._make_shard(step.shards, at, i, folder)
+                except Exception:
+                    if self.folder(step) is None:
+                        raise
+                    return  # another process made the whole step meanwhile, and took its draft away
 
     def _make_shard(self, shards: Shards, at: At, i: int, folder: Path) -> None:
-        part, begun = folder / f".{i:05d}-{os.getpid()}", time.monotonic()
+        part, begun = folder / f".{i:05d}-{uuid.uuid4().hex}", time.monotonic()
         part.mkdir()
         counts = shards.make(at, i, part)
         write_json(part / "counts.json", {**counts, "seconds": time.monotonic() - begun})
@@ -325,15 +346,20 @@ class Store:
         if done.returncode:
             raise RunError(f"{python} could not make the step:\n{done.stderr.strip()[-2000:]}")
 
-    def _mend_empty_lock(self, key: str) -> None:
-        """A marker of 0 bytes (its writer was killed between open and write) is taken over by nobody: remove it."""
-        lock = self._lock(key)
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Wait for a lock of this store that is held for moments, and hold it."""
+        lock = self._lock(what)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lease = SoftFileLease(lock, lease_duration=LEASE)
+        while not lease.is_locked:
+            _mend_empty(lock)
+            with suppress(Timeout):
+                lease.acquire(timeout=1)
         try:
-            stat = lock.stat()
-            if stat.st_size == 0 and time.time() - stat.st_mtime > LEASE:
-                lock.unlink()
-        except FileNotFoundError:
-            pass
+            yield
+        finally:
+            lease.release()
 
     def _lock(self, key: str) -> Path:
         return self.root / "locks" / f"{key}.lock"
@@ -352,6 +378,22 @@ def held(lock: Path) -> bool:
         return time.time() - lock.stat().st_mtime < LEASE and not provenance.lock_is_dead(lock)
     except FileNotFoundError:
         return False
+
+
+def _is_ours(lease: SoftFileLease) -> bool:
+    """Whether nobody has taken over a lease that this process holds; its heart notices that later."""
+    try:
+        return f"token={lease.token}\n" in Path(lease.lock_file).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return False
+
+
+def _mend_empty(lock: Path) -> None:
+    """A marker of 0 bytes (its writer was killed between open and write) is taken over by nobody: remove it."""
+    with suppress(FileNotFoundError):
+        stat = lock.stat()
+        if stat.st_size == 0 and time.time() - stat.st_mtime > LEASE:
+            lock.unlink()
 
 
 def _give_back() -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import Clir
 from filelock import SoftFileLease
+from gated import Gate
+from slurm_cluster import until
 
 from clir_cli import segments
 from clir_cli.errors import ConfigError
@@ -190,9 +192,9 @@ def test_what_somebody_holds_stays(clir: Clir) -> None:
     assert not row.kept and not step.exists()
 
 
-def test_what_a_running_experiment_needs_stays_though_nothing_reaches_it(clir: Clir) -> None:
-    docs = clir.folder / "docs.tsv"
-    docs.write_text("".join(f"d{i}\tsome text about the number {i}\n" for i in range(60_000)))
+def test_what_a_running_experiment_needs_stays_though_nothing_reaches_it(clir: Clir, tmp_path: Path) -> None:
+    gate, docs = Gate(tmp_path), clir.folder / "docs.tsv"
+    docs.write_text("".join(f"d{i}\tsome text about the number {i}\n" for i in range(60)))
     (clir.folder / "topics.tsv").write_text("q1\tnumber 7\n")
     own = [
         "dataset=files",
@@ -201,27 +203,39 @@ def test_what_a_running_experiment_needs_stays_though_nothing_reaches_it(clir: C
         "dataset.query_lang=en",
         "dataset.doc_lang=en",
     ]
-    running = clir.start("run", *own, "retriever=bm25")
-    while not list(clir.runs.glob("steps/index/.*.draft/request.json")) and running.poll() is None:
-        time.sleep(0.005)
-    rows = {
-        row.what.split("-")[0]: row.kept for row in cache.prune(clir.runs, Choice(unreachable=True), False, yes=True)
-    }
-    assert running.poll() is None, "it was still at work"
-    assert rows == {"docs/files.en": "a running process needs it", "topics/files.en": "a running process needs it"}
+    gate.ask("hold-a-1")
+    running = clir.start("run", *own, "retriever=gated", env=gate.env)
+    until(lambda: ("a", "1") in gate.said("started"), "the index under way")
+    said = clir("cache", "prune", "--unreachable", "--yes", env=gate.env).stdout.splitlines()
+    assert [(line.split()[0], line.split()[1].split("-")[0]) for line in said[:-1]] == [
+        ("kept", "docs/files.en"),
+        ("kept", "topics/files.en"),
+    ]
+    assert all(line.endswith("a running process needs it") for line in said[:-1])
+    gate.open("a-1")
     _, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
+
+
+STOPS_HALFWAY = """
+import pathlib, shutil, time
+
+def rmtree(folder, *arguments, **more):
+    (pathlib.Path(folder) / "step.json").unlink()
+    pathlib.Path("half").touch()
+    time.sleep(600)
+
+shutil.rmtree = rmtree
+"""
 
 
 def test_a_killed_prune_leaves_no_half_of_a_step(clir: Clir) -> None:
     root = clir.runs
     step = only(root, "index")
-    (step / "many").mkdir()
-    for i in range(20_000):
-        (step / "many" / str(i)).touch()
-    running = clir.start("cache", "prune", "--label", "index/*", "--yes")
-    while not list(root.glob("steps/index/.trash-*")) and running.poll() is None:
-        time.sleep(0.001)
+    (clir.folder / "sitecustomize.py").write_text(STOPS_HALFWAY)  # Python runs it as it starts
+    path = os.pathsep.join([str(clir.folder), clir.env(None)["PYTHONPATH"]])
+    running = clir.start("cache", "prune", "--label", "index/*", "--yes", env={"PYTHONPATH": path})
+    until((clir.folder / "half").exists, "half of it deleted")
     running.send_signal(signal.SIGKILL)
     running.communicate()
     (trash,) = root.glob("steps/index/.trash-*")
@@ -232,25 +246,27 @@ def test_a_killed_prune_leaves_no_half_of_a_step(clir: Clir) -> None:
 
 def test_leftovers_of_dead_processes_go_and_those_of_the_living_stay(clir: Clir) -> None:
     root = clir.runs
-    locks = [root / "locks" / f"{name}.lock" for name in ("a" * 16, "c" * 16)]
+    locks = [root / "locks" / f"{name}.lock" for name in ("a" * 16, "c" * 16, "d" * 16)]
     (root / "locks").mkdir(exist_ok=True)
     code = f"import os, filelock; it = filelock.SoftFileLease({str(locks[1])!r}, lease_duration=60); it.acquire(); os._exit(0)"
     dead = subprocess.Popen([sys.executable, "-c", code])
     dead.wait()
     host = os.uname().nodename
+    locks[2].write_text(locks[1].read_text().replace(f"host={host}", "host=another"))
     drafts = [root / "steps" / "index" / f".{c * 16}.draft" for c in "ab"]
     for draft in drafts:
         draft.mkdir()
         (draft / "request.json").write_text("{}")
     (root / f".import-{host}-{dead.pid}-1").mkdir()
     (root / f".import-{host}-{os.getpid()}-1").mkdir()
-    for path in (*drafts, *(d / "request.json" for d in drafts), locks[1], *root.glob(".import-*")):
+    for path in (*drafts, *(d / "request.json" for d in drafts), *locks[1:], *root.glob(".import-*")):
         os.utime(path, (0, 0))
     with SoftFileLease(locks[0], lease_duration=60):
         rows = {row.what for row in cache.prune(root, ALL, leftovers=True, yes=True)}
         assert locks[0].exists()
-    assert rows == {f"index/{drafts[1].name}", f"locks/{locks[1].name}", f".import-{host}-{dead.pid}-1"}
-    assert drafts[0].exists() and not drafts[1].exists() and not locks[1].exists()
+    left = {f"locks/{lock.name}" for lock in locks[1:]}
+    assert rows == {f"index/{drafts[1].name}", *left, f".import-{host}-{dead.pid}-1"}
+    assert drafts[0].exists() and not drafts[1].exists() and not any(lock.exists() for lock in locks)
     assert (root / f".import-{host}-{os.getpid()}-1").exists()
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clir_cli import compose, plan
-from clir_cli.errors import ConfigError
-from clir_cli.launchers import choice, queue
+from clir_cli import compose, plan, provenance
+from clir_cli.errors import ConfigError, RunError
+from clir_cli.launchers import choice, frozen, queue
+from clir_cli.launchers.campaign import Campaign
 from clir_cli.launchers.jobs import Job, Packing, count, jobs, whole
-from clir_cli.launchers.outcome import STATES
+from clir_cli.launchers.outcome import STATES, Outcome
 from clir_cli.launchers.queue import Seen
 from clir_cli.stages.common import needs
 from clir_cli.store import Store
@@ -111,9 +114,42 @@ def test_what_slurm_calls_a_job_and_what_that_means_for_a_cell(state: str, means
 
 
 def test_an_array_is_as_far_as_its_slowest_task_and_as_bad_as_its_worst(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = "7|COMPLETED|None\n7|RUNNING|None\n8|COMPLETED|None\n8|OUT_OF_MEMORY|OutOfMemory\n9|PENDING|Priority"
+    lines = (
+        "7|COMPLETED|a|None\n7|RUNNING|a|None\n8|COMPLETED|b|None\n8|OUT_OF_MEMORY|b|OutOfMemory\n9|PENDING|c|Priority"
+    )
     monkeypatch.setattr(queue, "ask", lambda *_: lines)
     assert {job: seen.means for job, seen in queue.seen().items()} == {"7": "running", "8": "oom", "9": "pending"}
+
+
+def test_a_command_that_ends_between_two_looks_leaves_what_it_noted(tmp_path: Path) -> None:
+    asked = planned(tmp_path, "retriever=bm25")
+    folder = tmp_path / "sweeps" / "x"
+    with frozen.noted(folder, lambda _: None):
+        with frozen.noted(folder, lambda _: None) as heard:
+            frozen.freeze(asked, folder, "serial")
+            found = Campaign(asked, folder, frozen.note(folder))
+            heard(Outcome(asked.cells[0], "failed", error=RunError("there is no key")))
+        found.look()
+        assert [o.status for o in found.outcomes(write=False)] == ["pending"], "another command is still at work"
+    found.look()
+    (outcome,) = found.outcomes(write=False)
+    assert (outcome.status, str(outcome.error)) == ("failed", "there is no key")
+
+
+def test_two_commands_may_freeze_a_sweep_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = planned(tmp_path, "retriever=bm25")
+    folder, opened = tmp_path / "sweeps" / "x", gzip.open
+
+    def beside_another(*arguments: Any, **more: Any) -> Any:
+        file = opened(*arguments, **more)
+        monkeypatch.setattr(gzip, "open", opened)
+        frozen.freeze(asked, folder, "serial")
+        return file
+
+    monkeypatch.setattr(provenance, "now", lambda: "2026-01-01T00:00:00.000+00:00")
+    monkeypatch.setattr(gzip, "open", beside_another)
+    frozen.freeze(asked, folder, "serial")
+    assert len(frozen.Frozen(folder)) == 1 and not list(folder.glob(".*"))
 
 
 def test_no_slurm_is_said_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

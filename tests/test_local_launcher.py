@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -178,6 +179,23 @@ def test_a_step_gets_the_gpus_that_it_needs_and_no_other_step_has_them(clir: Cli
     less = ["launcher.needs={gated:{gpus:0}}", 'launcher.gpus=["4","7"]']
     assert "1 done, 4 cached" in clir(*LOCAL, *less, *sweep, env=gate.env).stdout
     assert {visible for _, visible in gate.processes()["e"]} == {"-"}
+
+
+def test_a_sweep_that_has_just_begun_is_not_called_stopped(
+    clir: Clir, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    programs, asked = clir.folder / "programs", clir.folder / "asked"
+    programs.mkdir()
+    (programs / "nvidia-smi").write_text(f"#!/bin/sh\ntouch {asked}\nwhile [ -e {asked} ]; do sleep 0.05; done\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    env = {**gate.env, "PATH": f"{programs}:{os.environ['PATH']}"}
+    running = clir.start(*LOCAL, "retriever=gated", env=env)
+    until(asked.exists, "the GPUs looked for")
+    assert statuses(clir, gate) == ["pending"]
+    asked.unlink()
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
 
 
 def test_editing_a_yaml_while_steps_wait_changes_nothing(clir: Clir, gate: Gate) -> None:

@@ -58,8 +58,12 @@ class Sweeps:
 
     def jobs(self) -> dict[str, str]:
         """job id -> state, of the jobs of this folder's sweeps."""
-        own = {json.loads(path.read_text())["id"] for path in self.clir.runs.glob("sweeps/*/jobs/*.json")}
+        own = self.records()
         return {job: state for job, state in self.cluster.states().items() if job.split("_")[0] in own}
+
+    def records(self) -> list[str]:
+        """The ids that this folder's sweeps know."""
+        return [json.loads(path.read_text())["id"] for path in self.clir.runs.glob("sweeps/*/jobs/*.json")]
 
     def pickles(self) -> list[bytes]:
         """What submitit kept, one for each job that was queued."""
@@ -69,27 +73,44 @@ class Sweeps:
         return sorted(self.gate.said("made")) == [(name, str(i)) for name in names for i in range(SHARDS)]
 
 
-class SlowSqueue:
-    """A `squeue` in `folder` that answers as many questions as it may."""
+class Slow:
+    """`squeue` or `sbatch` in `folder`, which does as much as it may; then it waits before it asks Slurm, or before it answers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str, most: int | None = None, then: str = "before") -> None:
         self.folder, self.most = folder, folder / "most"
         folder.mkdir()
-        (folder / "squeue").write_text(
-            f'#!/bin/sh\ncd "{folder}"\necho >> asked\nnumber=$(wc -l < asked)\n'
-            'while [ -e most ] && [ "$number" -gt "$(cat most)" ]; do sleep 0.05; done\n'
-            f'exec {shutil.which("squeue")} "$@"\n'
+        if most is not None:
+            self.most.write_text(str(most))
+        waits = (
+            f'while [ -e {self.most} ] && [ "$number" -gt "$(cat {self.most})" ]; do\n'
+            f"  echo $number > {folder}/waiting.new; mv {folder}/waiting.new {folder}/waiting; sleep 0.05\ndone\n"
         )
-        (folder / "squeue").chmod(0o755)
+        asks = f'answer=$({shutil.which(program)} "$@")\ncode=$?\n'
+        (folder / program).write_text(
+            f"#!/bin/sh\necho >> {folder}/asked\nnumber=$(wc -l < {folder}/asked)\n"
+            + (waits + asks if then == "before" else f"{asks}touch {folder}/answered-$number\n{waits}")
+            + 'test -z "$answer" || printf "%s\\n" "$answer"\nexit $code\n'
+        )
+        (folder / program).chmod(0o755)
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}:{os.environ['PATH']}"
 
     def asked(self) -> int:
-        return len((self.folder / "asked").read_text().splitlines())
+        asked = self.folder / "asked"
+        return len(asked.read_text().splitlines()) if asked.exists() else 0
 
-    def answer(self, most: int) -> None:
-        """Leave the question after so many waiting."""
+    def answer(self, most: int) -> int:
+        """Leave the questions after so many waiting; the number of the one that waits."""
         (self.folder / "new").write_text(str(most))
         (self.folder / "new").rename(self.most)
-        until(lambda: self.asked() > most, "a question that waits")
+        until(lambda: self._waiting() > most, "a question that waits")
+        return self._waiting()
+
+    def _waiting(self) -> int:
+        waiting = self.folder / "waiting"
+        return int(waiting.read_text()) if waiting.exists() else 0
 
 
 @pytest.fixture
@@ -157,6 +178,7 @@ def test_the_submitter_may_die_and_anybody_can_collect(sweeps: Sweeps) -> None:
     sweeps.gate.ask("hold-a-1")
     running = sweeps.start(*SLURM, "--name", "left", "retriever=gated", "retriever.name=a,b", "reranker=oracle")
     until(lambda: ("a", "1") in sweeps.gate.said("started"), "the first index under way")
+    until(lambda: not (sweeps.clir.runs / "locks" / "queue.lock").exists(), "all that comes after it queued")
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert sweeps.statuses("left")[0] == "running"
@@ -184,8 +206,8 @@ def test_two_sweeps_at_once_make_what_they_share_once(sweeps: Sweeps) -> None:
 
 def test_a_step_that_is_made_while_slurm_is_asked_is_not_queued_again(sweeps: Sweeps, tmp_path: Path) -> None:
     sweeps.gate.ask("hold-a-1", "hold-b-1", "hold-c-1")
-    squeue = SlowSqueue(tmp_path / "slow")
-    sweeps.env["PATH"] = f"{squeue.folder}:{os.environ['PATH']}"
+    squeue = Slow(tmp_path / "slow", "squeue")
+    sweeps.env["PATH"] = squeue.path
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(f'"{name}"')
@@ -193,15 +215,14 @@ def test_a_step_that_is_made_while_slurm_is_asked_is_not_queued_again(sweeps: Sw
     axes = ["retriever.name=a,b,c", f"retriever.weights={one},{one},{two}", "--zip", "retriever.name,retriever.weights"]
     running = sweeps.start(*SLURM, "retriever=gated", *axes)
     until(lambda: {("a", "1"), ("c", "1")} <= set(sweeps.gate.said("started")), "both jobs at work")
-    answered = squeue.asked() + 1
-    squeue.answer(answered)
+    waiting = squeue.answer(0)
     sweeps.gate.open("c-1")
     until(lambda: list(sweeps.jobs().values()).count("COMPLETED") == 3, "the job of c at its end")
-    squeue.answer(answered + 1)  # that it has ended; then, what to queue now
+    waiting = squeue.answer(waiting)  # that it has ended; then, what to queue now
     sweeps.gate.open("a-1")
     until(lambda: ("b", "1") in sweeps.gate.said("started"), "a made while Slurm was asked")
     squeue.most.unlink()
-    until(lambda: squeue.asked() > answered + 3, "asked some more")
+    until(lambda: squeue.asked() > waiting + 2, "asked some more")
     sweeps.gate.open("b-1")
     out, err = running.communicate(timeout=240)
     assert running.returncode == 0 and "3 cells: 3 done" in out, err
@@ -232,6 +253,96 @@ def test_a_sweep_is_cancelled_from_another_shell_and_no_more_is_queued_than_allo
         hold.unlink()
     assert "3 cells: 3 done" in sweeps(*asked)
     assert sweeps.made_once("abc")
+
+
+def test_what_is_queued_while_a_sweep_is_cancelled_is_cancelled_too(sweeps: Sweeps, tmp_path: Path) -> None:
+    sbatch = Slow(tmp_path / "slow", "sbatch", most=1)
+    sweeps.env["PATH"] = sbatch.path
+    running = sweeps.start(*SLURM, "retriever=gated", "retriever.name=a,b,c")
+    until(lambda: sbatch.asked() == 2, "the second job at sbatch")
+    cancelling = sweeps.start("cancel")
+    until(lambda: list(sweeps.clir.runs.glob("sweeps/*/cancelled")), "marked as cancelled")
+    sbatch.most.unlink()
+    said, err = cancelling.communicate(timeout=120)
+    assert cancelling.returncode == 0 and "cancelled; finished shards are kept" in said, err
+    assert not {"PENDING", "RUNNING"} & set(sweeps.jobs().values())
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 1 and "3 cells: 3 cancelled" in out, err
+    assert sbatch.asked() == 2 and not sweeps.gate.said("started")
+
+
+def test_a_job_whose_submitter_died_before_it_knew_its_id_is_found(sweeps: Sweeps, tmp_path: Path) -> None:
+    sbatch = Slow(tmp_path / "slow", "sbatch", most=0, then="after")
+    running = sweeps.clir.start(*SLURM, "retriever=gated", env={**sweeps.env, "PATH": sbatch.path})
+    until((tmp_path / "slow" / "answered-1").exists, "the first job queued, its submitter not told")
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert "1 job: " in sweeps("status") and "" not in sweeps.records()
+    assert "1 job cancelled" in sweeps("cancel")
+    assert "1 cell: 1 done" in sweeps(*SLURM, "retriever=gated")
+
+
+def test_a_job_may_begin_before_its_submitter_is_told_of_it(sweeps: Sweeps, tmp_path: Path) -> None:
+    sbatch = Slow(tmp_path / "slow", "sbatch", most=0, then="after")
+    before = set(sweeps.cluster.states())
+    running = sweeps.clir.start(*SLURM, "retriever=gated", env={**sweeps.env, "PATH": sbatch.path})
+    until(
+        lambda: {"RUNNING", "FAILED"} & {s for job, s in sweeps.cluster.states().items() if job not in before}, "begun"
+    )
+    sbatch.most.unlink()
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 0 and "1 cell: 1 done" in out, err
+
+
+def test_a_late_look_at_a_job_does_not_hide_the_one_in_its_place(sweeps: Sweeps, tmp_path: Path) -> None:
+    sweeps.gate.ask("hold-a-1")
+    asked = [*SLURM, "--detach", "retriever=gated"]
+    sweeps(*asked)
+    until(lambda: ("a", "1") in sweeps.gate.said("started"), "the index under way")
+    squeue = Slow(tmp_path / "slow", "squeue", most=0)
+    late = sweeps.clir.start("status", env={**sweeps.env, "PATH": squeue.path})
+    until(lambda: squeue.asked() == 1, "a look that has read which jobs there are")
+    first = set(sweeps.jobs())
+    assert "1 job cancelled" in sweeps("cancel")
+    sweeps(*asked)
+    until(lambda: set(map(sweeps.cluster.states().get, first)) == {"COMPLETED", "CANCELLED"}, "the first job gone")
+    squeue.most.unlink()
+    late.communicate(timeout=120)
+    assert "1 job cancelled" in sweeps("cancel"), "the new one is known"
+
+
+def test_slurm_may_leave_every_second_question_unanswered(sweeps: Sweeps, tmp_path: Path) -> None:
+    sweeps.env["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    turn = tmp_path / "turn"
+    (tmp_path / "squeue").write_text(
+        f"#!/bin/sh\nif [ -e {turn} ]; then rm {turn}; echo Unable to contact slurm controller >&2; exit 1; fi\n"
+        f'touch {turn}\nexec {shutil.which("squeue")} "$@"\n'
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    said = sweeps(*SLURM, "retriever=gated")
+    assert "Unable to contact" in said and "1 cell: 1 done" in said
+
+
+def test_a_task_of_an_array_that_is_killed_fails_its_cell_though_another_task_ends_well_after_it(
+    sweeps: Sweeps,
+) -> None:
+    sweeps.gate.ask("kill-a-1", "hold-a-2")
+    running = sweeps.start(*SLURM, "launcher.array=2", "retriever=gated")
+    until(
+        lambda: ("a", "2") in sweeps.gate.said("started") and "FAILED" in sweeps.jobs().values(),
+        "one killed, one at work",
+    )
+    sweeps.gate.open("a-2")
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 1 and "cell 1: failed: job " in out, err
+
+
+def test_what_is_never_begun_is_not_passed_over_in_silence(sweeps: Sweeps, tmp_path: Path) -> None:
+    failed = sweeps.cluster.ask("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "false").strip()
+    until(lambda: sweeps.cluster.states()[failed] == "FAILED", "a job that failed")
+    never = f'launcher.sbatch={{dependency:"afterok:{failed}"}}'
+    said = sweeps(*SLURM, never, "retriever=gated", code=1)
+    assert "cell 1: failed: jobs were queued for it 3 times and ended without it" in said
 
 
 def test_what_slurm_refuses_is_said_in_its_words(sweeps: Sweeps) -> None:

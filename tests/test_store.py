@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
+from clir_cli import store as store_module
 from clir_cli.errors import RunError
+from clir_cli.files import read_json, write_json, write_text
 from clir_cli.steps import Counts, Ranking, Shards, Step
 from clir_cli.store import At, Store
 
@@ -100,24 +103,33 @@ def test_shards_that_are_done_are_not_done_again(store: Store) -> None:
     assert store.record(step)["counts"]["documents"] == 50
 
 
+HOLDS = """
+import sys, time
+from filelock import SoftFileLease
+with SoftFileLease(sys.argv[1], lease_duration=60):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def held_elsewhere(lock: Path) -> Iterator[None]:
+    """While another process holds a lock; then it is killed."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(lock)], stdout=subprocess.PIPE, text=True)
+    with holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline().strip() == "locked"
+            yield
+        finally:
+            holder.kill()
+
+
 def test_a_draft_of_a_killed_process_is_taken_over_at_once(store: Store, tmp_path: Path) -> None:
     step = noting(tmp_path, "x")
-    key = store.key(step)
     (store.root / "locks").mkdir(parents=True)
-    program = f"""
-import time
-from filelock import SoftFileLease
-with SoftFileLease({str(store.root / "locks" / f"{key}.lock")!r}, lease_duration=60):
-    print("locked", flush=True)
-    time.sleep(60)
-"""
-    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None and holder.stdout.readline().strip() == "locked"
-    assert store.make(step, wait=False) == "busy"
-    assert store.state(step).name == "in progress"
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
+    with held_elsewhere(store.root / "locks" / f"{store.key(step)}.lock"):
+        assert store.make(step, wait=False) == "busy"
+        assert store.state(step).name == "in progress"
     begun = time.monotonic()
     assert store.make(step) == "made"
     assert time.monotonic() - begun < 30, "well before the lease runs out"
@@ -131,6 +143,121 @@ def test_an_empty_lock_left_by_a_crash_does_not_block_for_ever(store: Store, tmp
     old = time.time() - 3600
     os.utime(lock, (old, old))
     assert store.make(step) == "made"
+
+
+def test_an_empty_lock_that_all_sweeps_share_does_not_block_for_ever(store: Store) -> None:
+    lock = store.root / "locks" / "queue.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    with store.alone("queue"):
+        assert lock.stat().st_size
+    assert not lock.exists()
+
+
+def test_a_failure_that_is_forgotten_while_it_is_read_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Step("index", "x", {}, {"a": 1}, lambda at: {})
+    store.blame(step, "the power went")
+    assert store.state(step).name == "failed"
+    read = store_module.read_json
+
+    def forgotten_first(path: Path) -> Any:
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(store_module, "read_json", forgotten_first)
+    assert store.state(step).name == "missing"
+
+
+def test_a_step_that_was_taken_over_is_not_blamed_for_the_death_of_who_made_it_before(store: Store) -> None:
+    step = Step("index", "x", {}, {"a": 1}, lambda at: {})
+    (store.root / "locks").mkdir(parents=True)
+    with held_elsewhere(store.root / "locks" / f"{store.key(step)}.lock"):
+        store.blame_dead(step, "a worker died", "failed")
+        assert store.state(step).name == "in progress"
+    assert store.state(step).name == "missing"
+    store.blame_dead(step, "a worker died", "failed")
+    assert store.state(step) == ("failed", "a worker died")
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_who_lost_a_step_to_another_process_neither_finishes_nor_blames_it(store: Store, ends: str) -> None:
+    """A process that was stopped for a minute, with Ctrl-Z say, goes on where another has begun."""
+
+    def make(at: At) -> Counts:
+        lock.unlink()
+        others.enter_context(held_elsewhere(lock))
+        if ends == "badly":
+            raise RunError("a file is gone")
+        return {}
+
+    step = Step("index", "x", {}, {"a": 1}, make)
+    lock = store.root / "locks" / f"{store.key(step)}.lock"
+    with ExitStack() as others:
+        assert store.make(step, wait=False) == "busy"
+        assert store.folder(step) is None and store.failure(step) is None
+
+
+def test_two_processes_of_one_number_on_two_machines_may_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+
+    def beside_another(out: IO[str]) -> None:
+        write_json(path, "theirs")
+        out.write('"ours"')
+
+    write_text(path, beside_another)
+    assert read_json(path) == "ours" and [p.name for p in tmp_path.iterdir()] == ["note.json"]
+
+
+def test_a_failure_noted_while_a_step_is_made_is_no_part_of_it(store: Store) -> None:
+    def make(at: At) -> Counts:
+        store.blame(step, "the job before this one died")
+        return {}
+
+    step = Step("index", "x", {}, {"a": 1}, make)
+    store.make(step)
+    folder = store.folder(step)
+    assert folder is not None and [path.name for path in folder.iterdir()] == ["step.json"]
+
+
+@pytest.mark.parametrize("other", ["ends well", "fails"])
+def test_a_task_of_an_array_ends_well_though_another_process_makes_the_step_beside_it(store: Store, other: str) -> None:
+    met: list[int] = []
+
+    def shard(at: At, i: int, folder: Path) -> Counts:
+        met.append(i)
+        if len(met) == 1:  # the task is at its first shard
+            if other == "fails":
+                with pytest.raises(RunError):
+                    Store(store.root).make(step)
+            else:
+                assert Store(store.root).make(step) == "made"
+        elif i == 2 and other == "fails" and len(met) < 5:
+            raise RunError("the power went")
+        (folder / "x").write_text(str(i))
+        return {"documents": 10}
+
+    def finish(at: At) -> Counts:
+        (at.draft / "all").write_text("".join((s / "x").read_text() for s in at.shards()))
+        return {}
+
+    step = Step("index", "x", {}, {"a": 1}, finish, shards=Shards(lambda at: 45, shard, "documents", 10))
+    store.make_shards(step, 0, 2)
+    store.make(step)
+    folder = store.folder(step)
+    assert folder is not None and (folder / "all").read_text() == "01234"
+    assert {path.name for path in (folder / "shards").iterdir()} == {f"{i:05d}" for i in range(5)}
+
+
+def test_a_killed_task_of_an_array_goes_on_under_its_old_process_id(store: Store) -> None:
+    def shard(at: At, i: int, folder: Path) -> Counts:
+        return {"documents": 10}
+
+    step = Step("index", "x", {}, {"a": 1}, lambda at: {}, shards=Shards(lambda at: 10, shard, "documents", 10))
+    left = store.root / "steps" / "index" / f".{store.key(step)}.draft" / "shards" / f".00000-{os.getpid()}"
+    left.mkdir(parents=True)  # in a container, every process has the same few numbers
+    store.make_shards(step, 0, 2)
+    assert store.make(step) == "made" and not left.exists()
 
 
 SLOW = """

@@ -64,7 +64,7 @@ def collect(
     found = jobs.campaign(jobs.find(sweep, root(runs)))
     while wait and found.awaited():
         time.sleep(WAIT)
-        found.look()
+        found.keep_looking(WAIT)
     outcomes = found.outcomes()
     sweeps.write(found.plan, outcomes, found.folder)
     if as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +16,13 @@ from clir_cli.launchers.outcome import Outcome, broken
 from clir_cli.launchers.queue import Seen
 from clir_cli.launchers.work import Order
 from clir_cli.plan import Plan, Planned
+from clir_cli.progress import say
 from clir_cli.steps import Step
 
 CANCELLED = "cancelled: the same `clir run` goes on from the last finished shard"
 STOPPED = "nobody is at work on it: the same `clir run` goes on from what is finished"
 ENDED = "ended"  # in the file that says what a job makes now: it came to its own end
+SILENCE = 20  # questions in a row that Slurm may leave unanswered
 TAIL = 3  # lines of a job's log that say why it died
 
 
@@ -26,7 +30,7 @@ TAIL = 3  # lines of a job's log that say why it died
 class Record:
     """A job as the sweep's folder has it: `jobs/<key>.json`."""
 
-    key: str
+    key: str  # this job's own: what makes the same steps later is another job
     cells: str  # the frozen cells that it builds from
     orders: list[Order]
     exports: list[int]  # cells whose folder it writes
@@ -46,14 +50,23 @@ class Record:
     def path(self, folder: Path) -> Path:
         return folder / "jobs" / f"{self.key}.json"
 
-    def now(self, folder: Path) -> Path:
-        """The file in which a running job says which step it makes."""
-        return folder / "jobs" / f"{self.key}.now"
+    @property
+    def name(self) -> str:
+        """What Slurm calls it: by this it is found if its submitter died before it could write down the id."""
+        return f"clir-{'+'.join(dict.fromkeys(order.stage for order in self.orders))}-{self.key}"
 
-    def log(self, folder: Path) -> Path:
-        """What Slurm and submitit wrote; of an array, what its first task did."""
-        job = f"{self.id}_0" if self.tasks > 1 else self.id
-        return folder / "jobs" / job / f"{job}_0_log.err"
+    def now(self, folder: Path, task: int = 0) -> Path:
+        """The file in which a running job says which step it makes."""
+        return folder / "jobs" / f"{self.key}.{task}.now"
+
+    def log(self, folder: Path, task: int = 0) -> Path:
+        """What Slurm and submitit wrote."""
+        job = f"{self.id}_{task}" if self.tasks > 1 else self.id
+        return self.files(folder) / f"{job}_0_log.err"
+
+    def files(self, folder: Path) -> Path:
+        """submitit's folder for it, there before it is queued: Slurm lets no job begin that it cannot write a log of."""
+        return folder / "jobs" / self.key
 
 
 class Registry:
@@ -97,12 +110,10 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.plan.store.root)
-        self.failed = frozen.failures(self.folder)
+        self.failed: Mapping[str, tuple[str, str]] = {}
         self._steps = {self.plan.store.promise(step): step for step in self.plan.steps}
         self.missing = dict.fromkeys(self.plan.steps)  # in their order
         self.of: dict[str, Record] = {}  # promise -> the last job of this sweep that has it
-        for path in sorted((self.folder / "jobs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
-            self.add(Record.read(path))
 
     def add(self, job: Record) -> None:
         self.jobs[job.key] = job
@@ -121,32 +132,75 @@ class Campaign:
         """See who makes what, ask the queue, see what is there, and settle the jobs that ended since the last time.
 
         In this order: a worker keeps a step before it takes its note back, so what is missing and has no job had none.
+        A command notes its failures before it leaves, and a job is in the queue before its record says its id.
         """
         self.left = self.note["launcher"] != "slurm" and frozen.is_left(self.folder)
+        self.failed = frozen.failures(self.folder)
+        self._read()
         if asks := queue.installed() and bool(self.jobs or self.note["launcher"] == "slurm"):
             notes = ((step, self.registry.job(self.plan.store.promise(step))) for step in self.missing)
             self.making = {step: job for step, job in notes if job is not None}
             self.queued = queue.seen()
+            self._adopt()
         self.missing = {step: None for step in self.missing if self.plan.store.folder(step) is None}
         for job in self.jobs.values() if asks else ():
             if job.id and job.state == "queued" and not self.alive(job.id):
                 self._settle(job, self.queued.get(job.id))
 
+    def keep_looking(self, pause: float) -> None:
+        """Look, and look again after a pause where Slurm does not answer: its controller may be away for a while."""
+        for silence in range(1, SILENCE + 1):
+            try:
+                return self.look()
+            except RunError as error:
+                say(f"{error}")
+                if silence == SILENCE:
+                    raise
+                time.sleep(pause)
+
+    def _read(self) -> None:
+        """The records of jobs, of whatever command; what became of a job that ended does not change."""
+        for path in (self.folder / "jobs").glob("*.json"):
+            if path.stem not in self.jobs or self.jobs[path.stem].state == "queued":
+                with contextlib.suppress(FileNotFoundError):  # another command has begun, and does without it
+                    self.jobs[path.stem] = Record.read(path)
+        for job in sorted(self.jobs.values(), key=lambda job: int(job.id or 0)):  # as they were queued
+            self.add(job)
+
+    def _adopt(self) -> None:
+        """Write down the ids of jobs whose submitter died before it could."""
+        ids = {seen.name: job for job, seen in self.queued.items()}
+        for job in self.jobs.values():
+            if not job.id and job.name in ids:
+                job.id = ids[job.name]
+                job.write(self.folder)
+                self.note_queued(job)
+
+    def note_queued(self, job: Record) -> None:
+        """Let every sweep know what a job is to make; an array only helps the job that makes its step."""
+        if job.tasks == 1:
+            self.registry.note(job)
+            steps = (self.step(order.promise) for order in job.orders)
+            self.making |= {step: job.id for step in steps if step is not None}
+
     @property
     def cancelled(self) -> bool:
         """Whether somebody took it back since its command was given, maybe in another shell."""
-        return "cancelled" in frozen.note(self.folder)
+        return frozen.is_cancelled(self.folder)
 
     def cancel(self) -> int:
         """Take its jobs out of the queue, running ones too, and let no more be queued; how many there were."""
-        frozen.mark_cancelled(self.folder)
-        jobs = [job for job in self.jobs.values() if job.id and self.alive(job.id)]
-        queue.cancel(job.id for job in jobs)
-        for job in jobs:
-            job.state, job.error = "cancelled", CANCELLED
-            job.write(self.folder)
-            self.queued[job.id] = Seen("CANCELLED")
-            self.registry.forget(job)
+        frozen.mark_cancelled(self.folder)  # a command that is queueing stops before its next job
+        with self.plan.store.alone("queue"):
+            frozen.mark_cancelled(self.folder)  # one that was about to begin has begun
+            self.look()
+            jobs = [job for job in self.jobs.values() if job.id and self.alive(job.id)]
+            queue.cancel(job.id for job in jobs)
+            for job in jobs:
+                job.state, job.error = "cancelled", CANCELLED
+                job.write(self.folder)
+                self.queued[job.id] = Seen("CANCELLED")
+                self.registry.forget(job)
         return len(jobs)
 
     def alive(self, job: str) -> bool:
@@ -155,20 +209,20 @@ class Campaign:
     def _settle(self, job: Record, seen: Seen | None) -> None:
         """Blame the step that a job was making when it died; what else it left undone is nobody's fault."""
         undone = [order for order in job.orders if not self._is_made(order)]
-        making = job.now(self.folder).read_text(encoding="utf-8") if job.now(self.folder).exists() else ""
+        making, task = _making(job, self.folder)
         job.state = "released" if undone else "done"
         means = "failed" if seen is None or seen.means == "done" else seen.means
         if undone and means == "cancelled":
             if seen is None or seen.reason != queue.UNREACHED:
                 job.state, job.error = "cancelled", CANCELLED
         elif undone and making != ENDED:
-            self._blame(job, making, means, seen)
+            self._blame(job, task, making, means, seen)
         self.registry.forget(job)
         job.write(self.folder)
 
-    def _blame(self, job: Record, making: str, state: str, seen: Seen | None) -> None:
+    def _blame(self, job: Record, task: int, making: str, state: str, seen: Seen | None) -> None:
         said = "Slurm has forgotten it" if seen is None else queue.WHY.get(seen.state, seen.state.lower())
-        error = f"job {job.id} ended: {said}{_tail(job.log(self.folder))}"
+        error = f"job {job.id} ended: {said}{_tail(job.log(self.folder, task))}"
         step = self.step(making)
         if step is None or self.plan.store.key(step) is None:
             job.state, job.error = state, error  # it died before it began
@@ -225,7 +279,7 @@ class Campaign:
         making |= {self.plan.store.state(step).name for step in lacks}
         if {"running", "in progress"} & making:
             return Outcome(item, "running")
-        if (failure := self.failed.get(str(item.number))) is not None:
+        if self.left and (failure := self.failed.get(str(item.number))) is not None:
             return Outcome(item, failure[0], error=RunError(failure[1]))
         if self.left:
             return Outcome(item, "stopped", error=RunError(STOPPED))
@@ -269,6 +323,15 @@ class Campaign:
         for item in self.plan.cells:
             if item.same_as is None and item.error is None and item.number not in closed:
                 yield item
+
+
+def _making(job: Record, folder: Path) -> tuple[str, int]:
+    """The promise of the step that a job was making, or ENDED; of an array, of its first task that did not come to its end."""
+    for task in range(job.tasks):
+        now = job.now(folder, task)
+        if (making := now.read_text(encoding="utf-8") if now.exists() else "") != ENDED:
+            return making, task
+    return ENDED, 0
 
 
 def _tail(log: Path) -> str:

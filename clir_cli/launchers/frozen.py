@@ -28,6 +28,7 @@ from clir_cli.store import LEASE, Store, held
 
 NOTE = "sweep.json"  # of a sweep folder: which cells it has, since when, and what may be spent
 AT_WORK = ".at_work"  # of a sweep folder: a lease of each command of this machine's processes that works on it
+CANCELLED = "cancelled"  # of a sweep of which no more jobs are to be queued
 FAILED = "failed.json"  # of a sweep whose command has ended: number of a cell -> its state and error
 
 
@@ -41,7 +42,7 @@ def freeze(plan: Plan, folder: Path, launcher: str, **more: Any) -> str:
     name = f"cells-{digest(lines)}.jsonl.gz"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / name).exists():
-        draft = folder / f".{name}.{provenance.now()}"
+        draft = folder / f".{name}.{uuid.uuid4().hex}.draft"
         with gzip.open(draft, "wt", encoding="utf-8", compresslevel=4) as out:
             out.writelines(f"{line}\n" for line in lines)
         draft.replace(folder / name)
@@ -55,7 +56,8 @@ def freeze(plan: Plan, folder: Path, launcher: str, **more: Any) -> str:
         "cached": [],
         "refused": {},
     }
-    (folder / FAILED).unlink(missing_ok=True)  # of an earlier command
+    for name_of_earlier in (FAILED, CANCELLED):
+        (folder / name_of_earlier).unlink(missing_ok=True)
     write_json(folder / NOTE, said | more)
     return name
 
@@ -75,6 +77,7 @@ def noted(folder: Path, finished: Callable[[Outcome], None]) -> Iterator[Callabl
     Until the end a lease says that somebody is at work.
     """
     found: dict[str, tuple[str, str]] = {}
+    folder.mkdir(parents=True, exist_ok=True)
     lease = SoftFileLease(folder / f"{AT_WORK}-{uuid.uuid4().hex}", lease_duration=LEASE)
 
     def heard(outcome: Outcome) -> None:
@@ -99,12 +102,20 @@ def is_left(folder: Path) -> bool:
 
 def failures(folder: Path) -> dict[str, tuple[str, str]]:
     """Number of a cell -> its state and error, of a sweep whose command has ended in this machine's processes."""
-    return read_json(folder / FAILED) if (folder / FAILED).exists() else {}
+    try:
+        found: dict[str, tuple[str, str]] = read_json(folder / FAILED)
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def mark_cancelled(folder: Path) -> None:
     """Until its command is given again, no jobs are to be queued for a sweep."""
-    write_json(folder / NOTE, note(folder) | {"cancelled": provenance.now()})
+    (folder / CANCELLED).touch()
+
+
+def is_cancelled(folder: Path) -> bool:
+    return (folder / CANCELLED).exists()
 
 
 class Made:

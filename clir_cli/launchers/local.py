@@ -36,11 +36,11 @@ class Local(Resources):
 
     def execute(self, plan: Plan, folder: Path, finished: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
         """Make what is missing and write every experiment; a failed step, or a worker that dies, fails its cells only."""
-        cells = frozen.freeze(plan, folder, "local")
-        gpus = visible_gpus() if self.gpus is None else self.gpus
-        command = [sys.executable, "-m", "clir_cli.launchers.worker", str(folder), cells]
-        crew = Crew(command, self.workers or SPARE, list(gpus))
         with frozen.noted(folder, finished) as heard:
+            cells = frozen.freeze(plan, folder, "local")
+            gpus = visible_gpus() if self.gpus is None else self.gpus
+            command = [sys.executable, "-m", "clir_cli.launchers.worker", str(folder), cells]
+            crew = Crew(command, self.workers or SPARE, list(gpus))
             shift = _Shift(plan, self, folder, crew, heard)
             try:
                 shift.work()
@@ -147,7 +147,7 @@ class _Shift:
                 self.done(step)
             else:
                 if "died" in answer:
-                    self.plan.store.blame(step, str(error), answer["state"])
+                    self.plan.store.blame_dead(step, str(error), answer["state"])
                 self.fail(step, error, answer["state"])
             return
         item = self.items[task.message["export"]]

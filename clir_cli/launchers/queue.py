@@ -44,6 +44,7 @@ class Seen(NamedTuple):
 
     state: str
     reason: str = ""
+    name: str = ""
 
     @property
     def means(self) -> str:
@@ -63,9 +64,9 @@ _RANK = ("running", "pending", "oom", "timeout", "failed", "cancelled", "done")
 def seen() -> dict[str, Seen]:
     """job id -> state of every job that Slurm has or remembers (some minutes). RunError if it does not answer."""
     found: dict[str, Seen] = {}
-    for line in ask("squeue", "-h", "-t", "all", "-o", "%F|%T|%r").splitlines():
-        job, state, reason = line.split("|", 2)
-        task = Seen(state, reason)
+    for line in ask("squeue", "-h", "-t", "all", "-o", "%F|%T|%j|%r").splitlines():
+        job, state, name, reason = line.split("|", 3)
+        task = Seen(state, reason, name)
         if job not in found or _RANK.index(task.means) < _RANK.index(found[job].means):
             found[job] = task
     return found

@@ -21,8 +21,8 @@ class Serial:
     """This process."""
 
     def execute(self, plan: Plan, folder: Path, finished: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
-        frozen.freeze(plan, folder, "serial")
         with frozen.noted(folder, finished) as heard:
+            frozen.freeze(plan, folder, "serial")
             return execute(plan, heard)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,12 @@ from clir_cli.launchers.outcome import Outcome, checked, kind
 from clir_cli.launchers.work import Order, Unready, Workshop, explained
 from clir_cli.plan import Plan
 from clir_cli.progress import say
-from clir_cli.steps import Step, digest
+from clir_cli.steps import KEY, Step
 
 POLL = 5.0  # seconds between questions to Slurm
 LEAST = 10  # minutes that a job asks for where its steps are reckoned with less
 WARNING = 120  # seconds before its time limit in which a job ends its shard
 TRIES = 3  # how often what a job left undone is queued again by one command
-SILENCE = 20  # questions in a row that Slurm may leave unanswered
 PATIENCE = 90.0  # seconds until a folder that another node made is seen on a shared file system
 
 
@@ -68,25 +68,17 @@ class Slurm(Packing):
                     return campaign.outcomes(write=False)
                 self._tell(campaign, told, finished)
                 if not (awaited := campaign.awaited()):
-                    return campaign.outcomes()
+                    return [_given_up(outcome) for outcome in campaign.outcomes()]
                 self._wait(campaign, awaited)
         except KeyboardInterrupt:
             say(f"\nthe jobs stay queued; go on with {verbs}")
             raise
 
     def _wait(self, campaign: Campaign, jobs: Collection[str]) -> None:
-        """Until one of the jobs has ended. Slurm's controller may be away for a while."""
-        silence = 0
+        """Until one of the jobs has ended."""
         while all(campaign.alive(job) for job in jobs):
             time.sleep(self.poll)
-            try:
-                campaign.look()
-                silence = 0
-            except RunError as error:
-                silence += 1
-                say(f"{error}")
-                if silence == SILENCE:
-                    raise
+            campaign.keep_looking(self.poll)
 
     def _begin(self, plan: Plan, folder: Path) -> Campaign:
         """Freeze the cells; what is there already, and what its components refuse, is noted for every shell."""
@@ -98,16 +90,17 @@ class Slurm(Packing):
                 cached.append(item.number)
             elif (error := checked(plan.store, item)) is not None:
                 refused[str(item.number)] = str(error)
-        earlier = Campaign.of_folder(plan, folder)
-        for job in earlier.jobs.values() if earlier else ():
-            if job.state != "queued":  # it was told of
-                job.path(folder).unlink()
-        goes_on = earlier is not None and any(earlier.alive(job.id) for job in earlier.jobs.values())
-        begun = {"begun": earlier.note["begun"]} if earlier and goes_on else {}
-        frozen.freeze(plan, folder, "slurm", cached=cached, refused=refused, **begun)
-        campaign = Campaign(plan, folder, frozen.note(folder))
-        campaign.look()
-        return campaign
+        with plan.store.alone("queue"):
+            earlier = Campaign.of_folder(plan, folder)
+            for job in earlier.jobs.values() if earlier else ():
+                if job.state != "queued" or not job.id:  # it was told of, or its submitter died before it was queued
+                    job.path(folder).unlink(missing_ok=True)
+            goes_on = earlier is not None and any(earlier.alive(job.id) for job in earlier.jobs.values())
+            begun = {"begun": earlier.note["begun"]} if earlier and goes_on else {}
+            frozen.freeze(plan, folder, "slurm", cached=cached, refused=refused, **begun)
+            campaign = Campaign(plan, folder, frozen.note(folder))
+            campaign.look()
+            return campaign
 
     def _tell(self, campaign: Campaign, told: set[int], finished: Callable[[Outcome], None]) -> None:
         """Report the cells that came to an end."""
@@ -122,24 +115,21 @@ class Slurm(Packing):
 
     def _queue(self, campaign: Campaign, tries: dict[Step, int]) -> None:
         """Queue jobs for what no job is to make, as many as there is room for."""
-        from filelock import SoftFileLease
-
-        root = campaign.plan.store.root
-        (root / "locks").mkdir(parents=True, exist_ok=True)
-        with SoftFileLease(root / "locks" / "queue.lock", lease_duration=60):  # two sweeps at once share their steps
-            campaign.look()
+        with campaign.plan.store.alone("queue"):  # two sweeps at once share their steps
+            campaign.keep_looking(self.poll)
             missing = [step for step in campaign.to_queue() if tries.get(step, 0) < TRIES]
             room = self.max_jobs - sum(campaign.alive(job.id) for job in campaign.jobs.values())
             planned = jobs(campaign.plan, self, missing)[: max(room, 0)]
             homes = _homes(campaign, missing)
             ids: dict[int, str] = {}
             for job in planned:
-                ids[id(job)] = self._submit(campaign, job, ids, homes)
-            steps = {step for job in planned for step in job.steps}
+                if not campaign.cancelled:
+                    ids[id(job)] = self._submit(campaign, job, ids, homes)
+            steps = {step for job in planned if id(job) in ids for step in job.steps}
             tries.update({step: tries.get(step, 0) + 1 for step in steps})
             campaign.queued |= {job: queue.Seen("PENDING") for job in ids.values()}
-            if planned:
-                say(f"{many(len(planned), 'job')} queued for {many(len(steps), 'step')}")
+            if ids:
+                say(f"{many(len(ids), 'job')} queued for {many(len(steps), 'step')}")
 
     def _submit(self, campaign: Campaign, job: Job, ids: Mapping[int, str], homes: Mapping[Step, int]) -> str:
         """Queue one job, after those that make what it is made from; its id."""
@@ -148,21 +138,21 @@ class Slurm(Packing):
         promise = campaign.plan.store.promise
         orders = [Order(homes[step], promise(step), step.stage, step.label) for step in job.steps]
         shards = job.tasks > 1
-        key = digest([shards, [order.promise for order in orders]])
         exports = [] if shards else _ends(campaign, job)
-        record = Record(key, campaign.note["cells"], orders, exports, job.tasks)
+        record = Record(uuid.uuid4().hex[:KEY], campaign.note["cells"], orders, exports, job.tasks)
         record.write(campaign.folder)  # before the job can begin
-        record.now(campaign.folder).unlink(missing_ok=True)
         executor = submitit.AutoExecutor(
-            folder=campaign.folder / "jobs" / "%j", cluster="slurm", slurm_max_num_timeout=self.timeouts
+            folder=record.files(campaign.folder), cluster="slurm", slurm_max_num_timeout=self.timeouts
         )
-        executor.update_parameters(**self._parameters(job, _dependency(campaign, job, ids)))
+        executor.update_parameters(**self._parameters(job, record.name, _dependency(campaign, job, ids)))
         try:
             if shards:
                 with executor.batch():
-                    queued = [executor.submit(Make(), str(campaign.folder), key, task) for task in range(job.tasks)]
+                    queued = [
+                        executor.submit(Make(), str(campaign.folder), record.key, task) for task in range(job.tasks)
+                    ]
             else:
-                queued = [executor.submit(Make(), str(campaign.folder), key)]
+                queued = [executor.submit(Make(), str(campaign.folder), record.key)]
         except submitit.core.utils.FailedJobError as error:
             raise RunError(
                 f"Slurm refused a job: {error}\n  see launcher.partition, launcher.account, launcher.gpus, ..."
@@ -170,23 +160,20 @@ class Slurm(Packing):
         record.id = queued[0].job_id.split("_")[0]
         record.write(campaign.folder)
         campaign.add(record)
-        if not shards:
-            campaign.registry.note(record)
-            campaign.making |= dict.fromkeys(job.steps, record.id)
+        campaign.note_queued(record)
         return record.id
 
-    def _parameters(self, job: Job, dependency: str) -> dict[str, Any]:
+    def _parameters(self, job: Job, name: str, dependency: str) -> dict[str, Any]:
         """What submitit is told of a job."""
         minutes = self.minutes or max(LEAST, min(round(job.minutes), self.max_minutes))
         gpus = job.needs.gpus if self.gpus is None else self.gpus
-        stages = dict.fromkeys(step.stage for step in job.steps)
         more = {"kill-on-invalid-dep": "yes", **({"dependency": dependency} if dependency else {}), **self.sbatch}
         said = {
             "slurm_partition": self.partition, "slurm_account": self.account, "slurm_qos": self.qos,
             "slurm_constraint": self.constraint, "slurm_setup": list(self.setup) or None, "gpus_per_node": gpus or None,
         }  # fmt: skip
         return {
-            "name": f"clir-{'+'.join(stages)}",
+            "name": name,
             "timeout_min": minutes,
             "cpus_per_task": self.cpus,
             "mem_gb": max(self.memory_gb, job.needs.memory_gb or 0),
@@ -194,6 +181,16 @@ class Slurm(Packing):
             "slurm_additional_parameters": more,
             **{name: value for name, value in said.items() if value is not None},
         }
+
+
+def _given_up(outcome: Outcome) -> Outcome:
+    """At the end of a command that waited, a cell that still waits will not be made by it."""
+    if outcome.status != "pending":
+        return outcome
+    error = RunError(
+        f"jobs were queued for it {TRIES} times and ended without it, no step having failed; clir logs {outcome.cell.number}"
+    )
+    return outcome._replace(status="failed", error=error)
 
 
 def _homes(campaign: Campaign, steps: Sequence[Step]) -> dict[Step, int]:
@@ -245,7 +242,7 @@ class Make:
         workshop = Workshop(sweep, job.cells, PATIENCE)
         made, said = 0, list[str]()
         for order in job.orders:
-            job.now(sweep).write_text(order.promise, encoding="utf-8")
+            job.now(sweep, task).write_text(order.promise, encoding="utf-8")
             try:
                 if job.tasks > 1:
                     workshop.make(order, lambda step: workshop.store.make_shards(step, task, job.tasks))
@@ -261,7 +258,7 @@ class Make:
                     raise
         for number in job.exports:
             workshop.export(number)
-        job.now(sweep).write_text(ENDED, encoding="utf-8")
+        job.now(sweep, task).write_text(ENDED, encoding="utf-8")
         if not made:
             raise RunError("\n".join(said))  # what waits for this job need not begin
         return f"{made} of {many(len(job.orders), 'step')}"

@@ -430,12 +430,13 @@ def _idle(path: Path) -> float:
 
 
 def _unlock(lock: Path) -> bool:
-    """Remove a lock by taking it over, so that nobody else's is removed; False if somebody was quicker."""
+    """Remove a lock, by taking it over where one look is enough for that; False if somebody was quicker."""
     try:
-        if lock.stat().st_size == 0:  # its writer was killed between open and write: nobody can take it over
+        stat = lock.stat()
+        if stat.st_size == 0 or time.time() - stat.st_mtime > QUIET:  # its writer was killed at it, or its host is gone
             lock.unlink()
             return True
-        with SoftFileLease(lock, lease_duration=QUIET, timeout=0):
+        with SoftFileLease(lock, lease_duration=LEASE, timeout=0):
             return True
     except FileNotFoundError:
         return True
