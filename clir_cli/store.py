@@ -383,7 +383,7 @@ def held(lock: Path) -> bool:
 def _is_ours(lease: SoftFileLease) -> bool:
     """Whether nobody has taken over a lease that this process holds; its heart notices that later."""
     try:
-        return f"token={lease.token}\n" in Path(lease.lock_file).read_text(encoding="utf-8", errors="replace")
+        return str(lease.token) in Path(lease.lock_file).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return False
 

@@ -202,11 +202,11 @@ def test_two_processes_of_one_number_on_two_machines_may_write_one_file(tmp_path
     path = tmp_path / "note.json"
 
     def beside_another(out: IO[str]) -> None:
-        write_json(path, "theirs")
-        out.write('"ours"')
+        write_json(path, {"by": "them"})
+        out.write('{"by": "us"}')
 
     write_text(path, beside_another)
-    assert read_json(path) == "ours" and [p.name for p in tmp_path.iterdir()] == ["note.json"]
+    assert read_json(path) == {"by": "us"} and [p.name for p in tmp_path.iterdir()] == ["note.json"]
 
 
 def test_a_failure_noted_while_a_step_is_made_is_no_part_of_it(store: Store) -> None:
