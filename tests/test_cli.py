@@ -522,9 +522,9 @@ def test_an_invalid_request_exits_2_and_names_what_is_near(shared_clir: Clir, ar
 
 def test_a_bug_is_one_line_and_its_traceback_is_asked_for(clir: Clir) -> None:
     (clir.runs / "demo.en-de" / "bm25-1").mkdir(parents=True)
-    (clir.runs / "demo.en-de" / "bm25-1" / "manifest.json").write_text("{}")
+    (clir.runs / "demo.en-de" / "bm25-1" / "manifest.json").write_text('{"made": 2026}')
     failed = clir("list", code=1)
-    assert failed.stderr.startswith("clir: internal error: KeyError: 'made'") and "--debug" in failed.stderr
+    assert failed.stderr.startswith("clir: internal error: TypeError: 'int' object") and "--debug" in failed.stderr
     assert "Traceback" not in failed.stderr
     for arguments in (["list", "--debug"], ["--debug", "list"]):
         assert "Traceback" in clir(*arguments, code=1).stderr
