@@ -17,9 +17,8 @@ import pytest
 # model took thirty times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every subprocess compiles the project anew
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's job in the background ignores Ctrl-C, and so would every subprocess
+# A shell's job in the background ignores Ctrl-C, and so would every subprocess.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 XQUAD = SHARED / "data" / "xquad-r"

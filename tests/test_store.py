@@ -79,6 +79,11 @@ def test_a_step_that_fails_leaves_a_note_and_nothing_that_counts(store: Store) -
     assert store.state(step) == ("failed", "the disk is full")
 
 
+def joined(at: At) -> Counts:
+    (at.draft / "all").write_text("".join((shard / "x").read_text() for shard in at.shards()))
+    return {}
+
+
 def test_shards_that_are_done_are_not_done_again(store: Store) -> None:
     asked: list[int] = []
 
@@ -89,11 +94,7 @@ def test_shards_that_are_done_are_not_done_again(store: Store) -> None:
         (folder / "x").write_text(str(i))
         return {"documents": 10}
 
-    def finish(at: At) -> Counts:
-        (at.draft / "all").write_text("".join((s / "x").read_text() for s in at.shards()))
-        return {}
-
-    step = Step("index", "x", {}, {"a": 1}, finish, shards=Shards(lambda at: 45, shard, "documents", 10))
+    step = Step("index", "x", {}, {"a": 1}, joined, shards=Shards(lambda at: 45, shard, "documents", 10))
     with pytest.raises(RunError):
         store.make(step)
     store.make(step)
@@ -237,11 +238,7 @@ def test_a_task_of_an_array_ends_well_though_another_process_makes_the_step_besi
         (folder / "x").write_text(str(i))
         return {"documents": 10}
 
-    def finish(at: At) -> Counts:
-        (at.draft / "all").write_text("".join((s / "x").read_text() for s in at.shards()))
-        return {}
-
-    step = Step("index", "x", {}, {"a": 1}, finish, shards=Shards(lambda at: 45, shard, "documents", 10))
+    step = Step("index", "x", {}, {"a": 1}, joined, shards=Shards(lambda at: 45, shard, "documents", 10))
     store.make_shards(step, 0, 2)
     store.make(step)
     folder = store.folder(step)

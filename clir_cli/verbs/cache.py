@@ -430,7 +430,7 @@ def _idle(path: Path) -> float:
 
 
 def _unlock(lock: Path) -> bool:
-    """Remove a lock, by taking it over where one look is enough for that; False if somebody was quicker."""
+    """Remove a lock: as it is after a long silence, else by taking it over; False if somebody was quicker."""
     try:
         stat = lock.stat()
         if stat.st_size == 0 or time.time() - stat.st_mtime > QUIET:  # its writer was killed at it, or its host is gone
